@@ -1,0 +1,108 @@
+/*
+ * Calls between the worlds (Arm SMC Calling Convention, DEN0028; all are SMC64).
+ *
+ * Registers: x0 the function, x1..x6 arguments; on return x0 a status (>= 0 good, < 0 enum flex_status), x1..x3 results.
+ * x4..x17 may be clobbered by a call that reaches the trusted OS.
+ */
+#ifndef FLEX_ABI_CALLS_H
+#define FLEX_ABI_CALLS_H
+
+#include "abi/types.h"
+
+#define FLEX_ABI_VERSION FLEX_U64(1)
+
+/* Status in x0. Values below -15 so that they never collide with the PSCI and SMCCC error codes. */
+enum flex_status {
+    FLEX_OK = 0,
+    FLEX_ERR_UNKNOWN = -1,       /* SMCCC "not supported": no such call, or not allowed for this caller */
+    FLEX_ERR_ARGUMENT = -16,     /* malformed: misaligned, wraps, out of DRAM, count zero or above the limit */
+    FLEX_ERR_STATE = -17,        /* well-formed, but some frame or object is not in the state the call needs */
+    FLEX_ERR_BUSY = -18,         /* try again */
+    FLEX_ERR_NO_MEMORY = -19,    /* page-table pool or another fixed resource is used up */
+    FLEX_ERR_DENIED = -20        /* never allowed */
+};
+
+/*
+ * ---- Flex-Monitor: HVC #0 from normal-world EL1 (owner 6, vendor-specific hypervisor service) ----
+ */
+/* () -> x1 = FLEX_ABI_VERSION, x2 = DRAM base, x3 = DRAM bytes covered by the frame table. */
+#define FLEX_HVC_VERSION FLEX_U64(0xC6000F00)
+/*
+ * PROTECT(x1 = physical address of a list of flex_range_t, x2 = count 1..FLEX_LIST_MAX): every frame NORMAL -> FLEX, or none.
+ * The list lies within one NORMAL or SHARED frame and is copied once. On error x1 = index of the first range refused.
+ * RECALL: the same, RELEASED -> NORMAL.
+ */
+#define FLEX_HVC_PROTECT FLEX_U64(0xC6000F01)
+#define FLEX_HVC_RECALL FLEX_U64(0xC6000F02)
+/* STAT(x1 = enum flex_monitor_stat) -> x1 = value. */
+#define FLEX_HVC_STAT FLEX_U64(0xC6000F03)
+
+enum flex_monitor_stat {
+    FLEX_STAT_FRAMES_BASE = 0, /* + enum flex_frame_state: frames in that state (counted by walking the table) */
+    FLEX_STAT_PROTECT_CALLS = 16,
+    FLEX_STAT_RECALL_CALLS = 17,
+    FLEX_STAT_FRAMES_PROTECTED = 18, /* total ever */
+    FLEX_STAT_FRAMES_RECALLED = 19,
+    FLEX_STAT_ABORTS_READ = 20,  /* normal-world data reads stopped by stage 2 */
+    FLEX_STAT_ABORTS_WRITE = 21,
+    FLEX_STAT_ABORTS_FETCH = 22,
+    FLEX_STAT_DMA_FAULTS = 23,   /* SMMU event records: accesses by devices that were refused */
+    FLEX_STAT_CALLS_DENIED = 24, /* SMCs and HVCs not on the allow-list */
+    FLEX_STAT_LISTS_REFUSED = 25,
+    FLEX_STAT_LAST_ABORT_IPA = 26,
+    FLEX_STAT_REGISTERS_DENIED = 27, /* trapped system-register and GIC register writes refused */
+    FLEX_STAT_STAGE2_TABLES = 28,    /* page-table frames in use in the two trees */
+    FLEX_STAT_MONITOR_BYTES = 29     /* DRAM the monitor keeps for itself */
+};
+
+/*
+ * ---- Trusted OS: SMC, owner 50 (trusted OS), carried by TF-A's opteed ----
+ * Fast calls never run S-EL0 code and return within microseconds. Yielding calls lend the core.
+ */
+/* () -> x1 = FLEX_ABI_VERSION. */
+#define FLEX_TOS_VERSION FLEX_U64(0xF2000000)
+/*
+ * START(x1 = physical address of the shared area, x2 = bytes = FLEX_RPC_AREA_BYTES, x3 = number of cores that will lend):
+ * pins the area (NORMAL -> SHARED, every frame or none) and creates the program. FLEX_ERR_STATE when one is running.
+ */
+#define FLEX_TOS_START FLEX_U64(0xF2000001)
+/* STOP(): end the program as by an uncatchable signal. Keep lending until FLEX_LEND_EXITED: all its memory comes back first. */
+#define FLEX_TOS_STOP FLEX_U64(0xF2000002)
+/* RECLAIM(x1 = bytes): asks the framework to give back that much; frames come as FLEX_RPC_GIVE_BACK when it has. */
+#define FLEX_TOS_RECLAIM FLEX_U64(0xF2000003)
+/* STAT(x1 = enum flex_tos_stat) -> x1 = value. */
+#define FLEX_TOS_STAT FLEX_U64(0xF2000004)
+/* LEND(x1 = bit mask of RPC slots completed since this core's last call): lends this core to the secure world. */
+#define FLEX_TOS_LEND FLEX_U64(0x72000001)
+
+/* Result of LEND. x0 = reason, x1 = mask of RPC slots posted for the driver, x2 = further cores that could do work, x3 below. */
+enum flex_lend_reason {
+    FLEX_LEND_INTERRUPTED = 0, /* a normal-world interrupt is pending: take it and call again */
+    FLEX_LEND_IDLE = 1,        /* nothing to run; x3 = ns until the next S-EL0 timeout, all ones when there is none */
+    FLEX_LEND_WORK = 2,        /* x1 or x2 are new: serve them and call again */
+    FLEX_LEND_EXITED = 3       /* the program has ended and all frames are back; x3 = exit code, or 256 + signal */
+};
+
+/* Only for Flex-Monitor at EL2, which refuses them to EL1: */
+/* BOOT(x1 = address of the frame table, x2 = DRAM base, x3 = number of frames). Accepted once. */
+#define FLEX_TOS_BOOT FLEX_U64(0xF2000010)
+/* QUIESCE(): no core executes S-EL0 code from the return of this call on, for ever: a reset or power-off follows. */
+#define FLEX_TOS_QUIESCE FLEX_U64(0xF2000011)
+
+enum flex_tos_stat {
+    FLEX_TOS_STAT_LENDS = 0,
+    FLEX_TOS_STAT_INTERRUPTED = 1,
+    FLEX_TOS_STAT_RPCS = 2,
+    FLEX_TOS_STAT_RPC_ANSWERS_REFUSED = 3,
+    FLEX_TOS_STAT_FRAMES_ADOPTED = 4, /* total ever */
+    FLEX_TOS_STAT_FRAMES_RELEASED = 5,
+    FLEX_TOS_STAT_ADOPTIONS_REFUSED = 6,
+    FLEX_TOS_STAT_POOL_FRAMES = 7, /* adopted but not mapped at the moment */
+    FLEX_TOS_STAT_SYSCALLS = 8,
+    FLEX_TOS_STAT_PAGE_FAULTS = 9,
+    FLEX_TOS_STAT_THREADS = 10,
+    FLEX_TOS_STAT_SWITCH_MAX_NS = 11, /* longest time from a foreign interrupt taken in S-EL0 to the return to Linux */
+    FLEX_TOS_STAT_PROGRAM_STARTS = 12
+};
+
+#endif

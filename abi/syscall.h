@@ -1,0 +1,43 @@
+/*
+ * System calls of the trusted OS beyond the Linux arm64 ones (number in x8, arguments in x0..x5, result or -errno in x0).
+ * Only framework/port/ uses them.
+ */
+#ifndef FLEX_ABI_SYSCALL_H
+#define FLEX_ABI_SYSCALL_H
+
+#include "abi/types.h"
+
+enum flex_syscall {
+    /* (bytes) -> address of zeroed Flex-Mem, 2 MiB aligned, readable and writable; -ENOMEM when the normal world gives none. */
+    FLEX_SYS_MEM_ALLOC = 4096,
+    /* (address, bytes): any 4 KiB-aligned part of what ALLOC or LOAD returned. Unmapped, zeroed, released, offered to Linux. */
+    FLEX_SYS_MEM_FREE = 4097,
+    /*
+     * (file descriptor, offset, bytes) -> address of Flex-Mem that holds this part of the file, read by DMA before the frames
+     * were protected (load-then-protect). Offset a multiple of 4 KiB. The content is untrusted until authenticated, but
+     * cannot change any more.
+     */
+    FLEX_SYS_MEM_LOAD = 4098,
+    /* (label, label bytes <= 64, out 32 bytes): HMAC-SHA256(device root key, label). Never leaves the secure world. */
+    FLEX_SYS_DEVICE_KEY = 4099,
+    /* (buffer, bytes <= FLEX_SECURE_STORE_BYTES) -> bytes: the program's rollback-proof store in secure flash; 0 when empty. */
+    FLEX_SYS_SECURE_STORE_READ = 4100,
+    /* (buffer, bytes): replaces it as a whole; a power cut leaves the old or the new content. */
+    FLEX_SYS_SECURE_STORE_WRITE = 4101,
+    /* (timeout ns, all ones = none) -> bytes the normal world wants back; 0 on timeout. One caller at a time. */
+    FLEX_SYS_RECLAIM_WAIT = 4102,
+    /* (struct flex_memory_info*) */
+    FLEX_SYS_MEMORY_INFO = 4103
+};
+
+#define FLEX_SECURE_STORE_BYTES 16384
+
+struct flex_memory_info {
+    flex_u64 frames[8]; /* by enum flex_frame_state, from the frame table */
+    flex_u64 mapped_frames;
+    flex_u64 pool_frames;
+    flex_u64 alloc_ns; /* time spent waiting for frames since the start (RPC, protect, adopt, zero) */
+    flex_u64 load_ns;  /* time spent in MEM_LOAD since the start */
+};
+
+#endif
