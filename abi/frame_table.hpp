@@ -1,14 +1,16 @@
 /*
- * The frame table as C++ (header-only, freestanding, no hardware): the transitions of abi/frame.h, each with its author.
+ * The frame table as C++ (header-only, freestanding, no hardware): the transitions of abi/frame.h, each with
+ * its author.
  *
- * Flex-Monitor uses MonitorFrameTable, the trusted OS TrustedOsFrameTable, on the same bytes at the same time; neither can name a
- * transition that is the other's. Every change is a compare-and-swap, so what an author has claimed or adopted is his alone.
+ * Flex-Monitor uses MonitorFrameTable, the trusted OS TrustedOsFrameTable, on the same bytes at the same
+ * time; neither can name a transition that is the other's. Every change is a compare-and-swap, so what an
+ * author has claimed or adopted is his alone.
  *
- * `Access` is how a cell is read and swapped: AtomicAccess on the device; the exploration test passes one that gives way to
- * the other actor before every step.
+ * `Access` is how a cell is read and swapped: AtomicAccess on the device; the exploration test passes one
+ * that gives way to the other actor before every step.
  *
- * Thread-safe and lock-free. The table does not own the bytes: they must stay mapped (normal, inner-shareable, write-back memory in
- * both worlds) for as long as the object is used.
+ * Thread-safe and lock-free. The table does not own the bytes: they must stay mapped (normal,
+ * inner-shareable, write-back memory in both worlds) for as long as the object is used.
  */
 #ifndef FLEX_ABI_FRAME_TABLE_HPP
 #define FLEX_ABI_FRAME_TABLE_HPP
@@ -41,11 +43,13 @@ struct AtomicAccess {
     }
 };
 
-/* What both authors may do: look. A state read here may have changed by the time it is used; only a transition decides. */
+/* What both authors may do: look. A state read here may have changed by the time it is used; only a
+ * transition decides. */
 template <class Access = AtomicAccess> class FrameTable {
 public:
     FrameTable() = default;
-    /* cells: `frames` bytes, 8-byte aligned; cell i describes the frame at dram_base + i * FLEX_FRAME_SIZE. */
+    /* cells: `frames` bytes, 8-byte aligned; cell i describes the frame at dram_base + i * FLEX_FRAME_SIZE.
+     */
     FrameTable(flex_u8* cells, flex_u64 dram_base, flex_u64 frames)
         : cells_(cells), base_(dram_base), frames_(frames) {}
 
@@ -53,7 +57,8 @@ public:
     [[nodiscard]] flex_u64 frames() const { return frames_; }
     [[nodiscard]] flex_u64 address(flex_u64 frame) const { return base_ + (frame << FLEX_FRAME_SHIFT); }
 
-    /* False: malformed, misaligned, or not wholly within the table. No value of `word` can wrap or overflow. */
+    /* False: malformed, misaligned, or not wholly within the table. No value of `word` can wrap or overflow.
+     */
     [[nodiscard]] bool parse(flex_range_t word, FrameRange& out) const {
         const flex_u64 order = word & FLEX_RANGE_ORDER_MASK;
         if (order > FLEX_RANGE_ORDER_MAX || (word & FLEX_RANGE_ZERO_MASK) != 0) return false;
@@ -62,7 +67,8 @@ public:
                locate(address, FLEX_U64(1) << order, out);
     }
 
-    /* The frames that hold the bytes [address, address + bytes); false when empty, wrapping or not wholly in the table. */
+    /* The frames that hold the bytes [address, address + bytes); false when empty, wrapping or not wholly in
+     * the table. */
     [[nodiscard]] bool covering(flex_u64 address, flex_u64 bytes, FrameRange& out) const {
         if (bytes == 0 || bytes - 1 > ~address) return false;
         const flex_u64 first = address >> FLEX_FRAME_SHIFT;
@@ -100,8 +106,8 @@ public:
 
 protected:
     /*
-     * Moves every frame of `range` from one state to another, or none. A failed move takes back what it did, which is right only
-     * when nobody else may leave `to`: that is what "one author per transition" gives.
+     * Moves every frame of `range` from one state to another, or none. A failed move takes back what it did,
+     * which is right only when nobody else may leave `to`: that is what "one author per transition" gives.
      */
     [[nodiscard]] bool move(FrameRange range, FrameState from, FrameState to) const {
         const flex_u64 moved = advance(range, from, to);
@@ -123,7 +129,8 @@ private:
         return true;
     }
 
-    /* Eight cells at a time where the range allows: a 2 MiB range is 64 swaps. Returns how many frames moved. */
+    /* Eight cells at a time where the range allows: a 2 MiB range is 64 swaps. Returns how many frames moved.
+     */
     flex_u64 advance(FrameRange range, FrameState from, FrameState to) const {
         flex_u64 i = 0;
         while (i < range.count) {
@@ -154,7 +161,8 @@ public:
     /* RELEASED -> CLAIMED for all or none. The content is zero. */
     [[nodiscard]] bool claim_for_recall(FrameRange range) const { return claim(range, FrameState::Released); }
 
-    /* CLAIMED -> FLEX: the caller has broken every normal mapping and the TLBs of cores and devices have forgotten it. */
+    /* CLAIMED -> FLEX: the caller has broken every normal mapping and the TLBs of cores and devices have
+     * forgotten it. */
     [[nodiscard]] bool settle_flex(FrameRange range) const {
         return this->move(range, FrameState::Claimed, FrameState::Flex);
     }
@@ -188,7 +196,8 @@ template <class Access = AtomicAccess> class TrustedOsFrameTable final : public 
 public:
     using FrameTable<Access>::FrameTable;
 
-    /* NORMAL -> SHARED for all or none: from here on the frames cannot be protected. Their content stays untrusted. */
+    /* NORMAL -> SHARED for all or none: from here on the frames cannot be protected. Their content stays
+     * untrusted. */
     [[nodiscard]] bool pin_shared(FrameRange range) const {
         return this->move(range, FrameState::Normal, FrameState::Shared);
     }
@@ -200,7 +209,8 @@ public:
     [[nodiscard]] bool adopt(FrameRange range) const {
         return this->move(range, FrameState::Flex, FrameState::Adopted);
     }
-    /* ADOPTED -> RELEASED. The caller has unmapped the frames on every core (TLBI + DSB), then zeroed them. */
+    /* ADOPTED -> RELEASED. The caller has unmapped the frames on every core (TLBI + DSB), then zeroed them.
+     */
     [[nodiscard]] bool release(FrameRange range) const {
         return this->move(range, FrameState::Adopted, FrameState::Released);
     }
