@@ -31,7 +31,7 @@ open(path, "wb").write((struct.pack("<8sQQ", b"FLEXBOOT", kernel, initrd) + comm
 PY
 
 qemu=(qemu-system-aarch64
-    -machine virt-9.1,secure=on,virtualization=on,gic-version=3,iommu=smmuv3,its=off,acpi=off,memory-backend=ram
+    -machine virt-9.1,secure=on,virtualization=on,gic-version=3,iommu=smmuv3,its=off,acpi=off,highmem-ecam=off,highmem-mmio=off,memory-backend=ram
     -global arm-smmuv3.stage=2
     -object "memory-backend-memfd,id=ram,size=${MEMORY:-2048}M,share=on"
     -m "${MEMORY:-2048}M" -smp "${CORES:-2}" -cpu "${CPU:-max,sve=off,sme=off,pauth-impdef=on}"

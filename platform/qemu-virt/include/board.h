@@ -54,7 +54,7 @@
 #define BOARD_GPIO_BYTES 0x00001000
 #define BOARD_SMMU_BASE 0x09050000 /* SMMUv3, two 64 KiB register pages */
 #define BOARD_SMMU_BYTES 0x00020000
-#define BOARD_SMMU_SPI 74
+#define BOARD_SMMU_EVENT_SPI 74 /* then PRI, command sync, global error; edge-triggered */
 #define BOARD_SECURE_GPIO_BASE 0x090b0000
 #define BOARD_VIRTIO_MMIO_BASE 0x0a000000 /* 32 x 0x200; DMA past the SMMU: not given to Linux */
 #define BOARD_VIRTIO_MMIO_BYTES 0x00004000
@@ -63,9 +63,9 @@
 #define BOARD_PCIE_MMIO_BYTES 0x2eff0000
 #define BOARD_PCIE_PIO_BASE 0x3eff0000
 #define BOARD_PCIE_PIO_BYTES 0x00010000
-/* With the high windows on (they are, for virt-9.1) QEMU uses the 256 MiB high ECAM, above the end of RAM; see the device tree. */
-#define BOARD_PCIE_LOW_ECAM_BASE 0x3f000000
-#define BOARD_PCIE_LOW_ECAM_BYTES 0x01000000
+/* The machine is started with highmem-ecam=off,highmem-mmio=off: everything but DRAM lies below 1 GiB. */
+#define BOARD_PCIE_ECAM_BASE 0x3f000000 /* buses 0..15 */
+#define BOARD_PCIE_ECAM_BYTES 0x01000000
 
 /* Interrupt numbers of the architected timers and PMU (PPIs; GIC INTID = 16 + PPI). */
 #define BOARD_TIMER_EL1_PHYSICAL_INTID 30
