@@ -34,7 +34,7 @@ qemu=(qemu-system-aarch64
     -machine virt-9.1,secure=on,virtualization=on,gic-version=3,iommu=smmuv3,its=off,acpi=off,highmem-ecam=off,highmem-mmio=off,memory-backend=ram
     -global arm-smmuv3.stage=2
     -object "memory-backend-memfd,id=ram,size=${MEMORY:-2048}M,share=on"
-    -m "${MEMORY:-2048}M" -smp "${CORES:-2}" -cpu "${CPU:-max,sve=off,sme=off,pauth-impdef=on}"
+    -m "${MEMORY:-2048}M" -smp "${CORES:-2}" -cpu "${CPU:-max,sve=off,sme=off,pauth=off,lpa2=off}"
     -accel tcg,thread=multi -nodefaults -display none -vga none
     -drive "if=pflash,unit=0,format=raw,file=$flash"
     -device "loader,file=$kernel,addr=0x44000000,force-raw=on"
