@@ -1,0 +1,70 @@
+#include "linux/agent/supervisor.h"
+
+#include <csignal>
+#include <cstring>
+#include <thread>
+
+namespace flex::agent {
+namespace {
+
+// abi/calls.h, FLEX_LEND_EXITED: an exit code, or 256 + signal.
+constexpr std::int64_t kSignalBase = 256;
+constexpr int kStartTries =
+    50; // threads of the last program may still be on their way out of a blocking call
+
+} // namespace
+
+std::string describe_exit(std::int64_t value) {
+    if (value >= kSignalBase) return "signal " + std::to_string(value - kSignalBase);
+    return "exit code " + std::to_string(value);
+}
+
+bool is_abnormal(std::int64_t value) { return value != 0 && value != kSignalBase + SIGKILL; }
+
+void Supervisor::ended(std::int64_t value) {
+    std::lock_guard guard(lock_);
+    end_ = value;
+    news_.notify_one();
+}
+
+bool Supervisor::start() {
+    int error = 0;
+    for (int i = 0; i < kStartTries; i++) {
+        error = start_();
+        if (error != -EBUSY) break;
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+    started_ = std::chrono::steady_clock::now();
+    if (error) log_.write("agent", std::string("the secure program cannot be started: ") + strerror(-error));
+    return error == 0;
+}
+
+bool Supervisor::handle_end(std::int64_t value) {
+    log_.write("agent", "the secure program has ended: " + describe_exit(value));
+    if (!is_abnormal(value)) return false;
+    if (std::chrono::steady_clock::now() - started_ >= kStable) restarted_ = false;
+    if (restarted_) {
+        log_.write("agent", "it failed again soon after a restart; left stopped");
+        return false;
+    }
+    restarted_ = true;
+    std::this_thread::sleep_for(back_off_);
+    log_.write("agent", "restarting it");
+    return start();
+}
+
+void Supervisor::run() {
+    start();
+    for (;;) {
+        std::int64_t value = 0;
+        {
+            std::unique_lock guard(lock_);
+            news_.wait(guard, [this] { return end_.has_value(); });
+            value = *end_;
+            end_.reset();
+        }
+        handle_end(value);
+    }
+}
+
+} // namespace flex::agent
