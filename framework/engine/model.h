@@ -126,8 +126,8 @@ public:
 private:
     friend class ModelPlanner;
     struct Slot { ///< where the pointer of one tensor goes
-        std::size_t need;
-        std::uint32_t layer;
+        std::size_t need = 0;
+        std::uint32_t layer = 0;
         Matrix LayerWeights::*matrix = nullptr;
         const float* LayerWeights::*vector = nullptr;
         Matrix Model::*model_matrix = nullptr;

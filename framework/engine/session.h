@@ -15,9 +15,10 @@ namespace flex::engine {
 
 class ThreadPool;
 struct Kernels;
+struct SessionState;
 
 struct SessionOptions {
-    std::uint32_t context = 0;        ///< tokens the KV cache holds; 0: what the model was trained for
+    std::uint32_t context = 0;        ///< tokens the KV cache holds; 0: what the model was trained for, at most 4096
     std::uint32_t batch = 512;        ///< prompt tokens computed per pass through the layers
     WeightGate* gate = nullptr;       ///< not owned; see WeightGate
     const Kernels* kernels = nullptr; ///< null: the best this CPU has (kernels/kernels.h)
@@ -72,9 +73,8 @@ public:
     void reset_timings();
 
 private:
-    struct State;
-    explicit Session(std::unique_ptr<State> state);
-    std::unique_ptr<State> state_;
+    explicit Session(std::unique_ptr<SessionState> state);
+    std::unique_ptr<SessionState> state_;
 };
 
 } // namespace flex::engine

@@ -6,8 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
-#include <thread>
 #include <vector>
+
+#include <pthread.h>
 
 namespace flex::engine {
 
@@ -39,19 +40,34 @@ private:
     void run_erased(std::size_t count, Call call, const void* task);
     void work(unsigned thread);
     void drain(unsigned thread);
+    bool join(std::uint64_t& seen);
+    void leave();
 
-    std::mutex turn_;  // one job at a time
-    std::mutex sleep_; // guards the sleeping, not the job
-    std::condition_variable wake_;
-    std::atomic<std::uint64_t> generation_{0}; // a new value announces a job
+    // ticket_: job number (bits 63..17), open (bit 16), workers inside (bits 15..0). A worker enters only an open job,
+    // and the job's fields change only while the ticket is closed and nobody is inside. So a worker that comes late
+    // (its core was taken away) delays nobody.
+    static constexpr std::uint64_t kOpen = 1u << 16;
+    static constexpr std::uint64_t kInside = kOpen - 1;
+    static constexpr std::uint64_t kOneJob = 1u << 17;
+
+    std::mutex turn_;                // one job at a time
+    std::mutex sleep_;               // guards going to sleep, not the job
+    std::condition_variable wake_;   // for workers: there is a job
+    std::condition_variable done_;   // for the caller: nobody is inside
     std::atomic<unsigned> sleepers_{0};
+    std::atomic<bool> caller_sleeps_{false};
     std::atomic<bool> stop_{false};
     Call call_ = nullptr;
     const void* task_ = nullptr;
     std::size_t count_ = 0;
+    alignas(64) std::atomic<std::uint64_t> ticket_{0};
     alignas(64) std::atomic<std::size_t> next_{0};
-    alignas(64) std::atomic<unsigned> busy_{0};
-    std::vector<std::thread> workers_;
+    struct Worker {
+        ThreadPool* pool;
+        unsigned thread;
+        pthread_t handle;
+    };
+    std::vector<Worker> workers_; // never grows after the constructor: the threads hold pointers into it
 };
 
 } // namespace flex::engine

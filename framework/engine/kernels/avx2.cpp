@@ -1,0 +1,497 @@
+// AVX2 + FMA + F16C. One 256-bit register holds the eight lanes of the reference, or eight rows of a weight matrix.
+#include "engine/kernels/exact.h"
+#include "engine/kernels/tables.h"
+
+#include <immintrin.h>
+
+namespace flex::engine {
+
+namespace {
+
+using F8 = __m256;
+using I8 = __m256i;
+
+inline const __m256i* as_vector(const void* p) { return static_cast<const __m256i*>(p); }
+
+// ---- lanes -----------------------------------------------------------------------------------------------------------
+
+/// The reference's reduction for eight accumulators at once: result lane i = reduction of a[i].
+inline F8 reduce8(const F8 a[8]) {
+    const F8 a01 = _mm256_hadd_ps(a[0], a[1]), a23 = _mm256_hadd_ps(a[2], a[3]);
+    const F8 a45 = _mm256_hadd_ps(a[4], a[5]), a67 = _mm256_hadd_ps(a[6], a[7]);
+    const F8 a0123 = _mm256_hadd_ps(a01, a23), a4567 = _mm256_hadd_ps(a45, a67);
+    const F8 low = _mm256_permute2f128_ps(a0123, a4567, 0x20);
+    const F8 high = _mm256_permute2f128_ps(a0123, a4567, 0x31);
+    return _mm256_add_ps(low, high);
+}
+
+inline float reduce1(F8 a) {
+    const F8 pairs = _mm256_hadd_ps(a, a);
+    const F8 quads = _mm256_hadd_ps(pairs, pairs);
+    return _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(quads), _mm256_extractf128_ps(quads, 1)));
+}
+
+inline I8 tail_mask(std::size_t n) { // n in 1..7 lanes
+    const I8 index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), index);
+}
+
+struct LoadF32 {
+    using Weight = float;
+    static F8 full(const float* p) { return _mm256_loadu_ps(p); }
+    static F8 part(const float* p, std::size_t n) { return _mm256_maskload_ps(p, tail_mask(n)); }
+};
+
+struct LoadF16 {
+    using Weight = std::uint16_t;
+    static F8 full(const std::uint16_t* p) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    }
+    static F8 part(const std::uint16_t* p, std::size_t n) {
+        std::uint16_t padded[8] = {};
+        __builtin_memcpy(padded, p, n * sizeof *p);
+        return full(padded);
+    }
+};
+
+struct LoadBf16 {
+    using Weight = std::uint16_t;
+    static F8 full(const std::uint16_t* p) {
+        const I8 wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+    }
+    static F8 part(const std::uint16_t* p, std::size_t n) {
+        std::uint16_t padded[8] = {};
+        __builtin_memcpy(padded, p, n * sizeof *p);
+        return full(padded);
+    }
+};
+
+// ---- float matrices --------------------------------------------------------------------------------------------------
+
+/// y[t][r] for R rows of w and T tokens (R * T <= 8 accumulators).
+template <int R, int T, class Load>
+void dot_tile(const typename Load::Weight* w, std::size_t w_stride, const float* x, std::size_t x_stride, std::size_t n,
+              float* y, std::size_t y_stride) {
+    F8 acc[8] = {};
+    std::size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        F8 xs[T];
+        for (int t = 0; t < T; ++t) xs[t] = _mm256_loadu_ps(x + t * x_stride + i);
+        for (int r = 0; r < R; ++r) {
+            const F8 ws = Load::full(w + r * w_stride + i);
+            for (int t = 0; t < T; ++t) acc[r * T + t] = _mm256_fmadd_ps(ws, xs[t], acc[r * T + t]);
+        }
+    }
+    if (i < n) {
+        for (int r = 0; r < R; ++r) {
+            const F8 ws = Load::part(w + r * w_stride + i, n - i);
+            for (int t = 0; t < T; ++t) {
+                acc[r * T + t] = _mm256_fmadd_ps(ws, LoadF32::part(x + t * x_stride + i, n - i), acc[r * T + t]);
+            }
+        }
+    }
+    alignas(32) float out[8];
+    _mm256_store_ps(out, reduce8(acc));
+    for (int r = 0; r < R; ++r) {
+        for (int t = 0; t < T; ++t) y[t * y_stride + r] = out[r * T + t];
+    }
+}
+
+template <class Load>
+void matmul_rows(const typename Load::Weight* w, std::size_t rows, std::size_t n, const float* x, std::size_t tokens,
+                 float* y, std::size_t y_stride) {
+    std::size_t r = 0;
+    for (; r + 4 <= rows; r += 4) {
+        std::size_t t = 0;
+        for (; t + 2 <= tokens; t += 2) dot_tile<4, 2, Load>(w + r * n, n, x + t * n, n, n, y + t * y_stride + r, y_stride);
+        if (t < tokens) dot_tile<4, 1, Load>(w + r * n, n, x + t * n, n, n, y + t * y_stride + r, y_stride);
+    }
+    for (; r < rows; ++r) {
+        for (std::size_t t = 0; t < tokens; ++t) {
+            dot_tile<1, 1, Load>(w + r * n, n, x + t * n, n, n, y + t * y_stride + r, y_stride);
+        }
+    }
+}
+
+void matmul_f32(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
+                std::size_t y_stride, std::byte*) {
+    matmul_rows<LoadF32>(reinterpret_cast<const float*>(w), rows, columns, x, tokens, y, y_stride);
+}
+
+/// Many tokens: widen four rows once, then use them for all tokens.
+template <class Load>
+void matmul_half(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
+                 std::size_t y_stride, std::byte* scratch) {
+    const auto* weights = reinterpret_cast<const std::uint16_t*>(w);
+    if (tokens < 4) return matmul_rows<Load>(weights, rows, columns, x, tokens, y, y_stride);
+    auto* wide = reinterpret_cast<float*>(scratch);
+    for (std::size_t r = 0; r < rows; r += 4) {
+        const std::size_t some = rows - r < 4 ? rows - r : 4;
+        const std::size_t count = some * columns;
+        const std::uint16_t* from = weights + r * columns;
+        std::size_t i = 0;
+        for (; i + 8 <= count; i += 8) _mm256_storeu_ps(wide + i, Load::full(from + i));
+        if (i < count) _mm256_maskstore_ps(wide + i, tail_mask(count - i), Load::part(from + i, count - i));
+        matmul_rows<LoadF32>(wide, some, columns, x, tokens, y + r, y_stride);
+    }
+}
+
+void matmul_f16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
+                std::size_t y_stride, std::byte* scratch) {
+    matmul_half<LoadF16>(w, rows, columns, x, tokens, y, y_stride, scratch);
+}
+
+void matmul_bf16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
+                 std::size_t y_stride, std::byte* scratch) {
+    matmul_half<LoadBf16>(w, rows, columns, x, tokens, y, y_stride, scratch);
+}
+
+void round_to_f16(const float* x, std::size_t n, float* y) {
+    std::size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT);
+        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(half));
+    }
+    for (; i < n; ++i) y[i] = f16_to_f32(f32_to_f16(x[i]));
+}
+
+void round_to_bf16(const float* x, std::size_t n, float* y) {
+    for (std::size_t i = 0; i < n; ++i) y[i] = round_bf16(x[i]);
+}
+
+// ---- Q8_0 ------------------------------------------------------------------------------------------------------------
+
+void quantize(const float* x, std::size_t n, std::int8_t* q, float* scale) {
+    const F8 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    const F8 low = _mm256_set1_ps(-127.0F), high = _mm256_set1_ps(127.0F);
+    for (std::size_t b = 0; b < n / kQ8Block; ++b, x += kQ8Block, q += kQ8Block) {
+        F8 v[4], most = _mm256_setzero_ps();
+        for (int i = 0; i < 4; ++i) {
+            v[i] = _mm256_loadu_ps(x + 8 * i);
+            most = _mm256_max_ps(_mm256_and_ps(v[i], magnitude), most); // NaN in the first operand: the second wins
+        }
+        __m128 m = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
+        m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+        const float amax = _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+        const float d = amax / 127.0F;
+        scale[b] = f16_to_f32(f32_to_f16(d));
+        const F8 inverse = _mm256_set1_ps(d > kTinyScale ? 127.0F / amax : 0.0F);
+        I8 whole[4];
+        for (int i = 0; i < 4; ++i) {
+            const F8 clamped = _mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(v[i], inverse), low), high);
+            whole[i] = _mm256_cvtps_epi32(clamped); // MXCSR default: half to even
+        }
+        const I8 bytes = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3]));
+        const I8 order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); // the packs worked within 128-bit halves
+        _mm256_storeu_si256(reinterpret_cast<I8*>(q), _mm256_permutevar8x32_epi32(bytes, order));
+    }
+}
+
+/// 32 products in four-byte groups. |w| <= 128 and |q| <= 127, so a pair is at most 32512 and maddubs does not saturate;
+/// w has to be the unsigned side, since -(-128) does not exist in int8.
+inline I8 products(I8 w, I8 w_magnitude, I8 q) {
+    const I8 pairs = _mm256_maddubs_epi16(w_magnitude, _mm256_sign_epi8(q, w));
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
+/// Integer sums of eight registers, one per lane.
+inline I8 sum8(const I8 a[8]) {
+    const I8 a01 = _mm256_hadd_epi32(a[0], a[1]), a23 = _mm256_hadd_epi32(a[2], a[3]);
+    const I8 a45 = _mm256_hadd_epi32(a[4], a[5]), a67 = _mm256_hadd_epi32(a[6], a[7]);
+    const I8 a0123 = _mm256_hadd_epi32(a01, a23), a4567 = _mm256_hadd_epi32(a45, a67);
+    return _mm256_add_epi32(_mm256_permute2x128_si256(a0123, a4567, 0x20), _mm256_permute2x128_si256(a0123, a4567, 0x31));
+}
+
+/// The f16 scales of block b of R rows, widened (R <= 8; missing rows give 0).
+template <int R> inline F8 row_scales(const std::byte* const row[], std::size_t offset) {
+    __m128i half = _mm_setzero_si128();
+    half = _mm_insert_epi16(half, load_u16(row[0] + offset), 0);
+    if constexpr (R > 1) half = _mm_insert_epi16(half, load_u16(row[1] + offset), 1);
+    if constexpr (R > 2) half = _mm_insert_epi16(half, load_u16(row[2] + offset), 2);
+    if constexpr (R > 3) half = _mm_insert_epi16(half, load_u16(row[3] + offset), 3);
+    if constexpr (R > 4) half = _mm_insert_epi16(half, load_u16(row[4] + offset), 4);
+    if constexpr (R > 5) half = _mm_insert_epi16(half, load_u16(row[5] + offset), 5);
+    if constexpr (R > 6) half = _mm_insert_epi16(half, load_u16(row[6] + offset), 6);
+    if constexpr (R > 7) half = _mm_insert_epi16(half, load_u16(row[7] + offset), 7);
+    return _mm256_cvtph_ps(half);
+}
+
+/// Few tokens: R rows straight from the file's layout. Memory-bound, so the weights pass by once, in order.
+template <int R>
+void rows_by_token(const std::byte* w, std::size_t blocks, const std::int8_t* q, const float* scale, float* y) {
+    const std::byte* row[R];
+    for (int r = 0; r < R; ++r) row[r] = w + r * blocks * kQ8BlockBytes;
+    F8 acc = _mm256_setzero_ps();
+    for (std::size_t b = 0; b < blocks; ++b) {
+        const std::size_t offset = b * kQ8BlockBytes;
+        const I8 x = _mm256_loadu_si256(as_vector(q + b * kQ8Block));
+        I8 sums[8] = {};
+        for (int r = 0; r < R; ++r) {
+            const I8 weights = _mm256_loadu_si256(as_vector(row[r] + offset + 2));
+            sums[r] = products(weights, _mm256_abs_epi8(weights), x);
+            if constexpr (R == 8) _mm_prefetch(reinterpret_cast<const char*>(row[r] + offset + 1024), _MM_HINT_T0);
+        }
+        const F8 factor = _mm256_mul_ps(row_scales<R>(row, offset), _mm256_set1_ps(scale[b]));
+        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum8(sums)), factor, acc);
+    }
+    alignas(32) float out[8];
+    _mm256_store_ps(out, acc);
+    for (int r = 0; r < R; ++r) y[r] = out[r];
+}
+
+/// Transposes an 8 x 8 matrix of dwords: out[g] lane r = dword g of row r.
+inline void transpose8(const I8 in[8], I8 out[8]) {
+    I8 a[8], b[8];
+    for (int i = 0; i < 4; ++i) {
+        a[2 * i] = _mm256_unpacklo_epi32(in[2 * i], in[2 * i + 1]);
+        a[2 * i + 1] = _mm256_unpackhi_epi32(in[2 * i], in[2 * i + 1]);
+    }
+    for (int h = 0; h < 2; ++h) {
+        b[4 * h + 0] = _mm256_unpacklo_epi64(a[4 * h], a[4 * h + 2]);
+        b[4 * h + 1] = _mm256_unpackhi_epi64(a[4 * h], a[4 * h + 2]);
+        b[4 * h + 2] = _mm256_unpacklo_epi64(a[4 * h + 1], a[4 * h + 3]);
+        b[4 * h + 3] = _mm256_unpackhi_epi64(a[4 * h + 1], a[4 * h + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        out[i] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x20);
+        out[i + 4] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x31);
+    }
+}
+
+/// Eight rows side by side: packed[block][group of 4 columns][row][4], scales[block][row]. Rows beyond `rows` are zero.
+void pack_panel(const std::byte* w, std::size_t rows, std::size_t blocks, std::byte* packed, float* scales) {
+    for (std::size_t b = 0; b < blocks; ++b) {
+        I8 in[8] = {}, out[8];
+        float d[8] = {};
+        for (std::size_t r = 0; r < rows; ++r) {
+            const std::byte* block = w + (r * blocks + b) * kQ8BlockBytes;
+            in[r] = _mm256_loadu_si256(as_vector(block + 2));
+            d[r] = f16_to_f32(load_u16(block));
+        }
+        transpose8(in, out);
+        for (int g = 0; g < 8; ++g) _mm256_store_si256(reinterpret_cast<I8*>(packed + b * 256 + g * 32), out[g]);
+        for (int r = 0; r < 8; ++r) scales[b * 8 + r] = d[r];
+    }
+}
+
+/// Eight packed rows times T tokens; lane = row, so no sum ever crosses lanes.
+template <int T>
+void panel_tile(const std::byte* packed, const float* scales, std::size_t blocks, const std::int8_t* q,
+                const float* scale, F8 acc[T]) {
+    const std::size_t columns = blocks * kQ8Block;
+    for (int t = 0; t < T; ++t) acc[t] = _mm256_setzero_ps();
+    for (std::size_t b = 0; b < blocks; ++b) {
+        I8 sum[T];
+        for (int t = 0; t < T; ++t) sum[t] = _mm256_setzero_si256();
+        for (int g = 0; g < 8; ++g) {
+            const I8 w = _mm256_load_si256(as_vector(packed + b * 256 + g * 32));
+            const I8 w_magnitude = _mm256_abs_epi8(w);
+            for (int t = 0; t < T; ++t) {
+                int four;
+                __builtin_memcpy(&four, q + t * columns + b * kQ8Block + g * 4, 4);
+                sum[t] = _mm256_add_epi32(sum[t], products(w, w_magnitude, _mm256_set1_epi32(four)));
+            }
+        }
+        const F8 d = _mm256_load_ps(scales + b * 8);
+        for (int t = 0; t < T; ++t) {
+            const F8 factor = _mm256_mul_ps(d, _mm256_set1_ps(scale[t * blocks + b]));
+            acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]), factor, acc[t]);
+        }
+    }
+}
+
+template <int T>
+void panel_tokens(const std::byte* packed, const float* scales, std::size_t rows, std::size_t blocks,
+                  const std::int8_t* q, const float* scale, float* y, std::size_t y_stride) {
+    F8 acc[T];
+    panel_tile<T>(packed, scales, blocks, q, scale, acc);
+    for (int t = 0; t < T; ++t) {
+        if (rows == 8) {
+            _mm256_storeu_ps(y + t * y_stride, acc[t]);
+        } else {
+            _mm256_maskstore_ps(y + t * y_stride, tail_mask(rows), acc[t]);
+        }
+    }
+}
+
+void matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q, const float* scale,
+                 std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch) {
+    const std::size_t blocks = columns / kQ8Block;
+    const std::size_t row_bytes = blocks * kQ8BlockBytes;
+    if (tokens < 4) {
+        for (std::size_t t = 0; t < tokens; ++t, q += columns, scale += blocks, y += y_stride) {
+            std::size_t r = 0;
+            for (; r + 8 <= rows; r += 8) rows_by_token<8>(w + r * row_bytes, blocks, q, scale, y + r);
+            for (; r < rows; ++r) rows_by_token<1>(w + r * row_bytes, blocks, q, scale, y + r);
+        }
+        return;
+    }
+    std::byte* packed = scratch;
+    auto* scales = reinterpret_cast<float*>(scratch + blocks * 256);
+    for (std::size_t r = 0; r < rows; r += 8) {
+        const std::size_t some = rows - r < 8 ? rows - r : 8;
+        pack_panel(w + r * row_bytes, some, blocks, packed, scales);
+        std::size_t t = 0;
+        for (; t + 4 <= tokens; t += 4) {
+            panel_tokens<4>(packed, scales, some, blocks, q + t * columns, scale + t * blocks, y + t * y_stride + r, y_stride);
+        }
+        for (; t < tokens; ++t) {
+            panel_tokens<1>(packed, scales, some, blocks, q + t * columns, scale + t * blocks, y + t * y_stride + r, y_stride);
+        }
+    }
+}
+
+// ---- elementwise -----------------------------------------------------------------------------------------------------
+
+inline F8 exp8(F8 x) { // exact_exp, lane by lane
+    x = _mm256_max_ps(x, _mm256_set1_ps(kExpLow));
+    x = _mm256_min_ps(x, _mm256_set1_ps(kExpHigh));
+    const F8 shifted = _mm256_fmadd_ps(x, _mm256_set1_ps(kLog2E), _mm256_set1_ps(kRoundMagic));
+    const F8 n = _mm256_sub_ps(shifted, _mm256_set1_ps(kRoundMagic));
+    F8 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-kLn2High), x);
+    r = _mm256_fmadd_ps(n, _mm256_set1_ps(-kLn2Low), r);
+    F8 p = _mm256_set1_ps(kExp0);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExp1));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExp2));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExp3));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExp4));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExp5));
+    p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0F));
+    const I8 bias = _mm256_set1_epi32(static_cast<int>(127u - kRoundMagicBits));
+    const I8 exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(shifted), bias), 23);
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(exponent));
+}
+
+void rms_norm(const float* x, const float* weight, std::size_t n, float epsilon, float* y) {
+    F8 acc = _mm256_setzero_ps();
+    std::size_t i = 0;
+    for (; i + 8 <= n; i += 8) acc = _mm256_fmadd_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i), acc);
+    if (i < n) acc = _mm256_fmadd_ps(LoadF32::part(x + i, n - i), LoadF32::part(x + i, n - i), acc);
+    const float factor = 1.0F / __builtin_sqrtf(reduce1(acc) / static_cast<float>(n) + epsilon);
+    const F8 factors = _mm256_set1_ps(factor);
+    for (i = 0; i + 8 <= n; i += 8) {
+        const F8 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + i), factors);
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(scaled, _mm256_loadu_ps(weight + i)));
+    }
+    for (; i < n; ++i) y[i] = x[i] * factor * weight[i];
+}
+
+void add(float* x, const float* y, std::size_t n) {
+    std::size_t i = 0;
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(x + i, _mm256_add_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
+    for (; i < n; ++i) x[i] += y[i];
+}
+
+void silu_multiply(float* gate, const float* up, std::size_t n) {
+    const F8 one = _mm256_set1_ps(1.0F), sign = _mm256_set1_ps(-0.0F);
+    std::size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const F8 g = _mm256_loadu_ps(gate + i);
+        const F8 silu = _mm256_div_ps(g, _mm256_add_ps(one, exp8(_mm256_xor_ps(g, sign))));
+        _mm256_storeu_ps(gate + i, _mm256_mul_ps(silu, _mm256_loadu_ps(up + i)));
+    }
+    for (; i < n; ++i) gate[i] = gate[i] / (1.0F + exact_exp(-gate[i])) * up[i];
+}
+
+// ---- attention -------------------------------------------------------------------------------------------------------
+
+template <int R>
+void score_keys(const float* query, const float* keys, std::size_t head_size, float factor, float* out) {
+    F8 acc[8] = {};
+    std::size_t d = 0;
+    for (; d + 8 <= head_size; d += 8) {
+        const F8 q = _mm256_loadu_ps(query + d);
+        for (int r = 0; r < R; ++r) acc[r] = _mm256_fmadd_ps(q, _mm256_loadu_ps(keys + r * head_size + d), acc[r]);
+    }
+    if (d < head_size) {
+        const F8 q = LoadF32::part(query + d, head_size - d);
+        for (int r = 0; r < R; ++r) {
+            acc[r] = _mm256_fmadd_ps(q, LoadF32::part(keys + r * head_size + d, head_size - d), acc[r]);
+        }
+    }
+    const F8 scaled = _mm256_mul_ps(reduce8(acc), _mm256_set1_ps(factor));
+    if constexpr (R == 8) {
+        _mm256_storeu_ps(out, scaled);
+    } else {
+        _mm256_maskstore_ps(out, tail_mask(R), scaled);
+    }
+}
+
+void scores(const float* query, const float* keys, std::size_t count, std::size_t head_size, float factor, float* out) {
+    std::size_t i = 0;
+    for (; i + 8 <= count; i += 8) score_keys<8>(query, keys + i * head_size, head_size, factor, out + i);
+    for (; i < count; ++i) score_keys<1>(query, keys + i * head_size, head_size, factor, out + i);
+}
+
+void softmax(float* x, std::size_t n) {
+    float most = x[0];
+    std::size_t i = 0;
+    if (n >= 8) {
+        F8 m = _mm256_set1_ps(x[0]);
+        for (; i + 8 <= n; i += 8) m = _mm256_max_ps(_mm256_loadu_ps(x + i), m);
+        alignas(32) float lane[8];
+        _mm256_store_ps(lane, m);
+        for (const float v : lane) most = v > most ? v : most;
+    }
+    for (; i < n; ++i) most = x[i] > most ? x[i] : most;
+    const F8 maximum = _mm256_set1_ps(most);
+    F8 sum = _mm256_setzero_ps();
+    for (i = 0; i + 8 <= n; i += 8) {
+        const F8 e = exp8(_mm256_sub_ps(_mm256_loadu_ps(x + i), maximum));
+        _mm256_storeu_ps(x + i, e);
+        sum = _mm256_add_ps(sum, e);
+    }
+    if (i < n) {
+        for (std::size_t j = i; j < n; ++j) x[j] = exact_exp(x[j] - most);
+        sum = _mm256_add_ps(sum, LoadF32::part(x + i, n - i));
+    }
+    const float inverse = 1.0F / reduce1(sum);
+    const F8 inverses = _mm256_set1_ps(inverse);
+    for (i = 0; i + 8 <= n; i += 8) _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), inverses));
+    for (; i < n; ++i) x[i] *= inverse;
+}
+
+/// C * 8 neighbouring elements of the result stay in registers while all values pass.
+template <int C>
+void weighted_columns(const float* weights, const float* values, std::size_t count, std::size_t head_size, float* out) {
+    F8 acc[C];
+    for (int c = 0; c < C; ++c) acc[c] = _mm256_setzero_ps();
+    for (std::size_t i = 0; i < count; ++i) {
+        const F8 w = _mm256_set1_ps(weights[i]);
+        for (int c = 0; c < C; ++c) acc[c] = _mm256_fmadd_ps(w, _mm256_loadu_ps(values + i * head_size + 8 * c), acc[c]);
+    }
+    for (int c = 0; c < C; ++c) _mm256_storeu_ps(out + 8 * c, acc[c]);
+}
+
+void weighted_sum(const float* weights, const float* values, std::size_t count, std::size_t head_size, float* out) {
+    std::size_t d = 0;
+    for (; d + 64 <= head_size; d += 64) weighted_columns<8>(weights, values + d, count, head_size, out + d);
+    for (; d + 8 <= head_size; d += 8) weighted_columns<1>(weights, values + d, count, head_size, out + d);
+    for (; d < head_size; ++d) {
+        float acc = 0;
+        for (std::size_t i = 0; i < count; ++i) acc = exact_fma(weights[i], values[i * head_size + d], acc);
+        out[d] = acc;
+    }
+}
+
+} // namespace
+
+constinit const Kernels kAvx2Kernels = {
+    .name = "avx2",
+    .quantize = quantize,
+    .round_to_f16 = round_to_f16,
+    .round_to_bf16 = round_to_bf16,
+    .matmul_q8_0 = matmul_q8_0,
+    .matmul_f16 = matmul_f16,
+    .matmul_bf16 = matmul_bf16,
+    .matmul_f32 = matmul_f32,
+    .rms_norm = rms_norm,
+    .add = add,
+    .silu_multiply = silu_multiply,
+    .scores = scores,
+    .softmax = softmax,
+    .weighted_sum = weighted_sum,
+};
+
+} // namespace flex::engine

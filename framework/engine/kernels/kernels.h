@@ -1,0 +1,71 @@
+// The arithmetic of the engine behind one table of functions per target.
+//
+// Every table gives the same bits, so that an answer does not depend on the machine that computed it. That holds because
+// the order of every rounding is fixed here, in a form that SIMD can follow:
+//   * dot(a, b, n): eight lanes. Lane l starts at +0 and does lane = fma(a[i], b[i], lane) for i = l, l + 8, l + 16 …
+//     in rising order, with a and b extended by zeros to a multiple of 8; the result is
+//     ((l0 + l1) + (l2 + l3)) + ((l4 + l5) + (l6 + l7)).
+//   * Q8_0 products: the 32 products of a block are summed exactly in integers; then, block after block,
+//     acc = fma(float(sum), weight_scale * activation_scale, acc).
+//   * exp: one polynomial (exact.h). Everything else is one correctly rounded operation per element.
+// scalar.cpp is the reference; the tests compare every table with it bit for bit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace flex::engine {
+
+/// The pointers may have any alignment that their type needs, and no two of them overlap unless said so. No function
+/// fails; NaN and infinity go through without undefined behaviour (but are not promised to be equal between tables).
+struct Kernels {
+    const char* name;
+
+    /// Activations for Q8_0 products, n a multiple of 32: per block of 32, amax = largest |x|,
+    /// scale = f16(amax / 127) kept as f32, q = round-half-even(x * (127 / amax)); a scale of 0 gives q = 0.
+    void (*quantize)(const float* x, std::size_t n, std::int8_t* q, float* scale);
+    /// y = x rounded to f16 / bf16 precision, half to even, kept as f32. In place allowed.
+    void (*round_to_f16)(const float* x, std::size_t n, float* y);
+    void (*round_to_bf16)(const float* x, std::size_t n, float* y);
+
+    /// y[t * y_stride + r] = row r of w · token t, for r in [0, rows), t in [0, tokens).
+    /// w: [rows][columns / 32] blocks of 34 bytes (f16 scale, 32 int8), 2-byte aligned; q: [tokens][columns];
+    /// scale: [tokens][columns / 32]; scratch: scratch_bytes(columns), 64-byte aligned.
+    void (*matmul_q8_0)(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q,
+                        const float* scale, std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch);
+    /// The same for float weights and x: [tokens][columns].
+    void (*matmul_f16)(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
+                       float* y, std::size_t y_stride, std::byte* scratch);
+    void (*matmul_bf16)(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
+                        float* y, std::size_t y_stride, std::byte* scratch);
+    void (*matmul_f32)(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
+                       float* y, std::size_t y_stride, std::byte* scratch);
+
+    /// y = x / sqrt(mean(x²) + epsilon) * weight. In place allowed.
+    void (*rms_norm)(const float* x, const float* weight, std::size_t n, float epsilon, float* y);
+    /// x += y
+    void (*add)(float* x, const float* y, std::size_t n);
+    /// gate = gate / (1 + exp(-gate)) * up
+    void (*silu_multiply)(float* gate, const float* up, std::size_t n);
+
+    /// out[i] = (query · key i) * factor, keys: [count][head_size]
+    void (*scores)(const float* query, const float* keys, std::size_t count, std::size_t head_size, float factor,
+                   float* out);
+    /// x = exp(x - max) / sum, in place, n >= 1; the sum has eight lanes like dot
+    void (*softmax)(float* x, std::size_t n);
+    /// out[d] = sum over i, in rising order, of fma(weights[i], values[i][d], …); values: [count][head_size]
+    void (*weighted_sum)(const float* weights, const float* values, std::size_t count, std::size_t head_size, float* out);
+};
+
+/// Scratch a thread gives to a matmul.
+[[nodiscard]] constexpr std::size_t scratch_bytes(std::size_t columns) { return 16 * ((columns + 7) / 8 * 8) + 64; }
+
+[[nodiscard]] const Kernels& scalar_kernels();
+/// The tables this CPU can run, the best first; the scalar one is always the last.
+[[nodiscard]] std::vector<const Kernels*> available_kernels();
+/// The best one, or the one with this name; null when this CPU or build has none of that name.
+[[nodiscard]] const Kernels* select_kernels(std::string_view name = {});
+
+} // namespace flex::engine

@@ -1,0 +1,161 @@
+// The reference: what every other table must reproduce bit for bit. Written to be read, not to be fast.
+#include <cmath>
+
+#include "engine/kernels/exact.h"
+#include "engine/kernels/kernels.h"
+
+namespace flex::engine {
+
+namespace {
+
+float reduce(const float lane[8]) {
+    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+}
+
+template <class LoadA> float dot(const LoadA& a, const float* b, std::size_t n) {
+    float lane[8] = {};
+    for (std::size_t i = 0; i < n; ++i) lane[i % 8] = exact_fma(a(i), b[i], lane[i % 8]);
+    for (std::size_t i = n; i % 8 != 0; ++i) lane[i % 8] = exact_fma(0.0F, 0.0F, lane[i % 8]);
+    return reduce(lane);
+}
+
+void quantize(const float* x, std::size_t n, std::int8_t* q, float* scale) {
+    for (std::size_t b = 0; b < n / kQ8Block; ++b, x += kQ8Block, q += kQ8Block) {
+        float amax = 0;
+        for (std::size_t i = 0; i < kQ8Block; ++i) amax = std::fabs(x[i]) > amax ? std::fabs(x[i]) : amax;
+        const float d = amax / 127.0F;
+        scale[b] = f16_to_f32(f32_to_f16(d));
+        const float inverse = d > kTinyScale ? 127.0F / amax : 0.0F;
+        for (std::size_t i = 0; i < kQ8Block; ++i) {
+            float v = x[i] * inverse;
+            v = v > -127.0F ? v : -127.0F; // also NaN
+            v = v < 127.0F ? v : 127.0F;
+            q[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(bits_of(v + kRoundMagic) - kRoundMagicBits));
+        }
+    }
+}
+
+void round_to_f16(const float* x, std::size_t n, float* y) {
+    for (std::size_t i = 0; i < n; ++i) y[i] = f16_to_f32(f32_to_f16(x[i]));
+}
+
+void round_to_bf16(const float* x, std::size_t n, float* y) {
+    for (std::size_t i = 0; i < n; ++i) y[i] = round_bf16(x[i]);
+}
+
+float dot_q8_0(const std::byte* row, std::size_t columns, const std::int8_t* q, const float* scale) {
+    float acc = 0;
+    for (std::size_t b = 0; b < columns / kQ8Block; ++b) {
+        const std::byte* block = row + b * kQ8BlockBytes;
+        std::int32_t sum = 0;
+        for (std::size_t i = 0; i < kQ8Block; ++i) {
+            sum += static_cast<std::int8_t>(block[2 + i]) * q[b * kQ8Block + i];
+        }
+        acc = exact_fma(static_cast<float>(sum), f16_to_f32(load_u16(block)) * scale[b], acc);
+    }
+    return acc;
+}
+
+void matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q, const float* scale,
+                 std::size_t tokens, float* y, std::size_t y_stride, std::byte*) {
+    const std::size_t blocks = columns / kQ8Block;
+    for (std::size_t t = 0; t < tokens; ++t) {
+        for (std::size_t r = 0; r < rows; ++r) {
+            y[t * y_stride + r] =
+                dot_q8_0(w + r * blocks * kQ8BlockBytes, columns, q + t * columns, scale + t * blocks);
+        }
+    }
+}
+
+/// `load(row, i)` gives a weight as f32.
+template <class Load>
+void matmul(std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y, std::size_t y_stride,
+            const Load& load) {
+    for (std::size_t t = 0; t < tokens; ++t) {
+        for (std::size_t r = 0; r < rows; ++r) {
+            y[t * y_stride + r] = dot([&](std::size_t i) { return load(r, i); }, x + t * columns, columns);
+        }
+    }
+}
+
+void matmul_f16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
+                std::size_t y_stride, std::byte*) {
+    matmul(rows, columns, x, tokens, y, y_stride,
+           [&](std::size_t r, std::size_t i) { return f16_to_f32(load_u16(w + 2 * (r * columns + i))); });
+}
+
+void matmul_bf16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
+                 float* y, std::size_t y_stride, std::byte*) {
+    matmul(rows, columns, x, tokens, y, y_stride,
+           [&](std::size_t r, std::size_t i) { return bf16_to_f32(load_u16(w + 2 * (r * columns + i))); });
+}
+
+void matmul_f32(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
+                std::size_t y_stride, std::byte*) {
+    const auto* weights = reinterpret_cast<const float*>(w);
+    matmul(rows, columns, x, tokens, y, y_stride, [&](std::size_t r, std::size_t i) { return weights[r * columns + i]; });
+}
+
+void rms_norm(const float* x, const float* weight, std::size_t n, float epsilon, float* y) {
+    const float squares = dot([&](std::size_t i) { return x[i]; }, x, n);
+    const float factor = 1.0F / std::sqrt(squares / static_cast<float>(n) + epsilon);
+    for (std::size_t i = 0; i < n; ++i) y[i] = x[i] * factor * weight[i];
+}
+
+void add(float* x, const float* y, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) x[i] += y[i];
+}
+
+void silu_multiply(float* gate, const float* up, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) gate[i] = gate[i] / (1.0F + exact_exp(-gate[i])) * up[i];
+}
+
+void scores(const float* query, const float* keys, std::size_t count, std::size_t head_size, float factor, float* out) {
+    for (std::size_t i = 0; i < count; ++i) {
+        const float* key = keys + i * head_size;
+        out[i] = dot([&](std::size_t d) { return query[d]; }, key, head_size) * factor;
+    }
+}
+
+void softmax(float* x, std::size_t n) {
+    float most = x[0];
+    for (std::size_t i = 1; i < n; ++i) most = x[i] > most ? x[i] : most;
+    float lane[8] = {};
+    for (std::size_t i = 0; i < n; ++i) {
+        x[i] = exact_exp(x[i] - most);
+        lane[i % 8] += x[i];
+    }
+    const float inverse = 1.0F / reduce(lane);
+    for (std::size_t i = 0; i < n; ++i) x[i] *= inverse;
+}
+
+void weighted_sum(const float* weights, const float* values, std::size_t count, std::size_t head_size, float* out) {
+    for (std::size_t d = 0; d < head_size; ++d) {
+        float acc = 0;
+        for (std::size_t i = 0; i < count; ++i) acc = exact_fma(weights[i], values[i * head_size + d], acc);
+        out[d] = acc;
+    }
+}
+
+constexpr Kernels kScalar = {
+    .name = "scalar",
+    .quantize = quantize,
+    .round_to_f16 = round_to_f16,
+    .round_to_bf16 = round_to_bf16,
+    .matmul_q8_0 = matmul_q8_0,
+    .matmul_f16 = matmul_f16,
+    .matmul_bf16 = matmul_bf16,
+    .matmul_f32 = matmul_f32,
+    .rms_norm = rms_norm,
+    .add = add,
+    .silu_multiply = silu_multiply,
+    .scores = scores,
+    .softmax = softmax,
+    .weighted_sum = weighted_sum,
+};
+
+} // namespace
+
+const Kernels& scalar_kernels() { return kScalar; }
+
+} // namespace flex::engine
