@@ -1,0 +1,135 @@
+// Text generation: one thread computes one request at a time; others wait in a bounded queue, and whoever asked
+// takes the text as it comes.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/result.h"
+#include "base/token.h"
+#include "engine/sampler.h"
+#include "pipeline/registry.h"
+
+namespace flex::api {
+
+struct GenerationOptions {
+    engine::SamplerOptions sampler;
+    std::uint32_t max_tokens = 0; ///< at least 1
+    std::vector<std::string> stop;
+    /// Requests with the same non-empty key may reuse each other's computed prefix. It must be a secret between
+    /// the requests of one conversation: reuse shows in the time and in the counts.
+    std::string cache_key;
+};
+
+/// Milliseconds of wall time.
+struct GenerationTimings {
+    double queue_ms = 0;    ///< waiting for other requests
+    double allocate_ms = 0; ///< these three: bringing the model in, when this request was the one that needed it
+    double load_ms = 0;
+    double decrypt_ms = 0;
+    double compute_ms = 0; ///< of the prompt, without waiting for weights
+    double ttft_ms = 0;    ///< from the arrival of the request to the first token
+    double decode_ms = 0;
+    double decode_tokens_per_second = 0;
+};
+
+struct GenerationResult {
+    std::uint32_t prompt_tokens = 0;
+    std::uint32_t cached_tokens = 0; ///< of the prompt, not computed again
+    std::vector<TokenId> tokens;     ///< of the answer, without the one that ended it
+    bool stopped = false;            ///< by the model or a stop string; else by max_tokens or the context's end
+    GenerationTimings timings;
+};
+
+/// Hands out text up to where a stop string may begin.
+class StopFilter {
+public:
+    explicit StopFilter(std::vector<std::string> stop) : stop_(std::move(stop)) {}
+    /// What may be shown now; after a stop string was found: nothing more, ever.
+    std::string push(const std::string& text);
+    std::string finish();
+    [[nodiscard]] bool found() const { return found_; }
+
+private:
+    std::vector<std::string> stop_;
+    std::string held_;
+    bool found_ = false;
+};
+
+/// One request on its way. The asker calls wait() until it is done; any thread may cancel().
+class Generation {
+public:
+    Generation(std::shared_ptr<pipeline::ServedModel> model, std::vector<TokenId> prompt, GenerationOptions options,
+               std::chrono::steady_clock::time_point received);
+
+    struct Progress {
+        std::string text; ///< new since the last call; valid UTF-8
+        bool done = false;
+    };
+    /// Returns as soon as there is text or the end, or after `timeout` with neither.
+    Progress wait(std::chrono::milliseconds timeout);
+    /// After done. Errors: kCancelled, and those of loading and computing.
+    Result<GenerationResult> result() const;
+
+    /// The answer is not wanted any more. Soon after, it is done with kCancelled.
+    void cancel();
+
+private:
+    friend class Generator;
+    void run();
+    Result<GenerationResult> generate();
+    Result<std::span<const float>> prefill(GenerationResult& result);
+    Status answer(std::span<const float> logits, GenerationResult& result);
+    void publish(std::string text);
+    void finish(Result<GenerationResult> result);
+    bool cancelled();
+
+    std::shared_ptr<pipeline::ServedModel> model_;
+    const std::vector<TokenId> prompt_;
+    const GenerationOptions options_;
+    const std::chrono::steady_clock::time_point received_;
+
+    mutable std::mutex mutex_;
+    std::condition_variable changed_;
+    std::string text_;
+    std::optional<Result<GenerationResult>> result_;
+    bool cancelled_ = false;
+    engine::Session* running_ = nullptr; // while computing, so that cancel() reaches it
+};
+
+struct GeneratorStatus {
+    std::size_t waiting = 0;
+    bool busy = false;
+    std::uint64_t done = 0, failed = 0, cancelled = 0;
+};
+
+/// The thread that computes, and its queue. Any thread.
+class Generator {
+public:
+    explicit Generator(std::size_t max_waiting) : max_waiting_(max_waiting), thread_([this] { work(); }) {}
+    ~Generator(); // cancels everything
+
+    /// Error: kBusy (says how many wait).
+    Status submit(std::shared_ptr<Generation> generation);
+    [[nodiscard]] GeneratorStatus status() const;
+
+private:
+    void work();
+    std::size_t max_waiting_;
+    mutable std::mutex mutex_;
+    std::condition_variable wake_;
+    std::deque<std::shared_ptr<Generation>> queue_;
+    std::shared_ptr<Generation> current_;
+    GeneratorStatus status_;
+    bool stop_ = false;
+    std::thread thread_; // last: starts when all of the above is there
+};
+
+} // namespace flex::api

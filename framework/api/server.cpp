@@ -1,0 +1,264 @@
+#include "api/server.h"
+
+#include <httplib.h>
+#include <poll.h>
+
+#include <ctime>
+
+#include "api/generation.h"
+#include "api/openai.h"
+#include "api/tls.h"
+
+namespace flex::api {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// One generation computes and a few wait; the threads left over answer everything else, refusals included.
+constexpr std::size_t kConnectionThreads = 6;
+constexpr std::size_t kMaxWaitingConnections = 16;
+constexpr std::size_t kMaxWaitingGenerations = 3;
+constexpr time_t kReadSeconds = 10, kWriteSeconds = 10, kKeepAliveSeconds = 5;
+constexpr std::size_t kKeepAliveRequests = 100;
+constexpr std::chrono::milliseconds kPollInterval(100);
+constexpr const char* kJson = "application/json";
+
+void send_error(httplib::Response& response, const Error& error) {
+    response.status = http_status(error.code);
+    if (response.status == 503) response.set_header("Retry-After", "1");
+    response.set_content(format_error(error), kJson);
+}
+
+/// Whether the client of a request under way has gone. Only from the thread that serves the connection.
+bool peer_has_gone(const httplib::Request& request) {
+    auto* ssl = const_cast<SSL*>(request.ssl); // httplib hands it out read-only; this thread owns the connection
+    pollfd state{SSL_get_fd(ssl), POLLIN | POLLRDHUP, 0};
+    if (::poll(&state, 1, 0) <= 0) return false;
+    if ((state.revents & (POLLERR | POLLHUP | POLLRDHUP | POLLNVAL)) != 0) return true;
+    char next = 0; // something came: the next request, or the notice that there will be none
+    const int got = SSL_peek(ssl, &next, 1);
+    return got <= 0 && SSL_get_error(ssl, got) != SSL_ERROR_WANT_READ;
+}
+
+std::string random_id(const char* prefix) {
+    std::array<std::byte, 12> id{};
+    if (!crypto::random(id)) return prefix;
+    return prefix + crypto::hex(id);
+}
+
+/// One answer on its way to a client.
+struct Answer {
+    AnswerHead head;
+    CompletionRequest request;
+    std::shared_ptr<Generation> generation;
+    Generation::Progress first; ///< what had come when the response began
+    bool begun = false;
+
+    ~Answer() { generation->cancel(); } // does nothing to one that is done
+};
+
+/// Checks a request against its model and makes it ready to compute.
+Result<std::shared_ptr<Answer>> prepare(pipeline::Registry& models, CompletionRequest request,
+                                        Clock::time_point received) {
+    FLEX_ASSIGN(auto model, models.get(request.model));
+    std::vector<TokenId> prompt = std::move(request.prompt_tokens);
+    if (request.endpoint == Endpoint::kChat) {
+        tokenizer::RenderOptions render;
+        render.without_thinking = request.without_thinking;
+        FLEX_ASSIGN(prompt, model->weights->chat_template().render(request.messages, render));
+    } else if (prompt.empty()) {
+        prompt = model->weights->tokenizer().encode_prompt(request.prompt);
+    }
+    const std::uint32_t context = model->session->context(), vocabulary = model->weights->model().shape().vocabulary;
+    if (prompt.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
+    for (const TokenId token : prompt) {
+        if (token >= vocabulary) {
+            return fail(ErrorCode::kInvalidArgument, "token " + std::to_string(token) + " is not in the vocabulary of " +
+                                                         std::to_string(vocabulary));
+        }
+    }
+    if (prompt.size() >= context) {
+        return fail(ErrorCode::kContextFull, "the prompt has " + std::to_string(prompt.size()) +
+                                                 " tokens; the context holds " + std::to_string(context) +
+                                                 " and the answer needs room too");
+    }
+    request.options.max_tokens = request.max_tokens == 0 ? context : request.max_tokens;
+    if (!request.has_seed) {
+        FLEX_TRY(crypto::random(std::as_writable_bytes(std::span(&request.options.sampler.seed, 1))));
+    }
+    auto answer = std::make_shared<Answer>();
+    answer->head = {request.endpoint, random_id(request.endpoint == Endpoint::kChat ? "chatcmpl-" : "cmpl-"),
+                    static_cast<std::int64_t>(std::time(nullptr)), request.model};
+    answer->generation = std::make_shared<Generation>(std::move(model), std::move(prompt), request.options, received);
+    answer->request = std::move(request);
+    return answer;
+}
+
+/// Waits for progress; gives up on the generation when the client has gone.
+Generation::Progress wait(Answer& answer, const httplib::Request& request) {
+    for (;;) {
+        auto progress = answer.generation->wait(kPollInterval);
+        if (progress.done || !progress.text.empty()) return progress;
+        if (peer_has_gone(request)) answer.generation->cancel();
+    }
+}
+
+void send_whole(const std::shared_ptr<Answer>& answer, const httplib::Request& request, httplib::Response& response) {
+    std::string text;
+    for (auto progress = std::move(answer->first);; progress = wait(*answer, request)) {
+        text += progress.text;
+        if (progress.done) break;
+    }
+    const auto result = answer->generation->result();
+    if (!result) return send_error(response, result.error());
+    response.set_content(format_answer(answer->head, answer->request, text, *result), kJson);
+}
+
+/// The next part of a stream; false ends the connection.
+bool send_part(Answer& answer, const httplib::Request& request, httplib::DataSink& sink) {
+    const auto progress = answer.begun ? wait(answer, request) : std::move(answer.first);
+    std::string events;
+    if (!std::exchange(answer.begun, true)) events += format_first_event(answer.head);
+    if (!progress.text.empty()) events += format_text_event(answer.head, progress.text);
+    if (progress.done) {
+        const auto result = answer.generation->result();
+        events += result ? format_last_events(answer.head, answer.request, *result) : format_error_event(result.error());
+    }
+    if (!sink.write(events.data(), events.size())) return false;
+    if (progress.done) sink.done();
+    return true;
+}
+
+} // namespace
+
+struct Server::State {
+    State(port::Port& p, const ServerOptions& o) : port(p), options(o), models(p, o.models), generator(kMaxWaitingGenerations) {}
+    ~State() {
+        stopping = true;
+        if (reclaimer.joinable()) reclaimer.join();
+    }
+
+    void complete(Endpoint endpoint, const httplib::Request& request, httplib::Response& response);
+    void route();
+    [[nodiscard]] ServerStatus status();
+    void give_back_on_demand();
+
+    port::Port& port;
+    ServerOptions options;
+    pipeline::Registry models;
+    Generator generator; // goes before the models it computes with
+    std::unique_ptr<httplib::SSLServer> http;
+    std::uint16_t bound = 0;
+    std::atomic<bool> stopping{false};
+    Clock::time_point started = Clock::now();
+    std::thread reclaimer;
+};
+
+void Server::State::complete(Endpoint endpoint, const httplib::Request& request, httplib::Response& response) {
+    const auto received = Clock::now();
+    auto parsed = parse_request(endpoint, request.body);
+    if (!parsed) return send_error(response, parsed.error());
+    auto prepared = prepare(models, std::move(*parsed), received);
+    if (!prepared) return send_error(response, prepared.error());
+    const std::shared_ptr<Answer> answer = *prepared;
+    if (auto queued = generator.submit(answer->generation); !queued) return send_error(response, queued.error());
+    // The status line waits for the first text, so that what fails until then fails with a status of its own.
+    answer->first = wait(*answer, request);
+    if (answer->first.done) {
+        if (const auto result = answer->generation->result(); !result) return send_error(response, result.error());
+    }
+    if (!answer->request.stream) return send_whole(answer, request, response);
+    response.set_header("Cache-Control", "no-cache");
+    response.set_chunked_content_provider(
+        "text/event-stream",
+        [answer, &request](std::size_t, httplib::DataSink& sink) { return send_part(*answer, request, sink); });
+}
+
+void Server::State::route() {
+    http->Post("/v1/chat/completions",
+               [this](const auto& request, auto& response) { complete(Endpoint::kChat, request, response); });
+    http->Post("/v1/completions",
+               [this](const auto& request, auto& response) { complete(Endpoint::kCompletion, request, response); });
+    http->Get("/v1/models", [this](const auto&, auto& response) {
+        auto names = models.names();
+        if (!names) return send_error(response, names.error());
+        response.set_content(format_models(*names), kJson);
+    });
+    http->Get("/health", [](const auto&, auto& response) { response.set_content(R"({"status":"ok"})", kJson); });
+    http->Get("/flexserve/status",
+              [this](const auto&, auto& response) { response.set_content(format_status(status()), kJson); });
+    http->set_error_handler([](const auto&, auto& response) {
+        if (response.body.empty()) response.set_content(format_http_error(response.status), kJson);
+    });
+    http->set_exception_handler([](const auto&, auto& response, std::exception_ptr) {
+        send_error(response, fail(ErrorCode::kOutOfMemory, "the request needs more memory than there is"));
+    });
+}
+
+ServerStatus Server::State::status() {
+    ServerStatus status;
+    status.protection = port.name();
+    status.is_protected = port.is_protected();
+    status.uptime_seconds = std::chrono::duration<double>(Clock::now() - started).count();
+    status.memory = port.memory_info();
+    status.models = models.status();
+    status.generator = generator.status();
+    return status;
+}
+
+void Server::State::give_back_on_demand() {
+    while (!stopping) {
+        const std::uint64_t bytes = port.wait_reclaim(std::chrono::milliseconds(500));
+        if (bytes > 0) models.give_back(bytes);
+    }
+}
+
+Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Server::~Server() { stop(); }
+
+Result<std::unique_ptr<Server>> Server::create(port::Port& port, const ServerOptions& options) {
+    auto state = std::make_unique<State>(port, options);
+    Status tls;
+    state->http = std::make_unique<httplib::SSLServer>([&](SSL_CTX& context) {
+        tls = configure_tls(&context, port);
+        return tls.ok();
+    });
+    if (!tls) return tls.error();
+    httplib::SSLServer& http = *state->http;
+    http.new_task_queue = [] { return new httplib::ThreadPool(kConnectionThreads, kMaxWaitingConnections); };
+    http.set_payload_max_length(kMaxBodyBytes);
+    http.set_read_timeout(kReadSeconds);
+    http.set_write_timeout(kWriteSeconds);
+    http.set_keep_alive_timeout(kKeepAliveSeconds);
+    http.set_keep_alive_max_count(kKeepAliveRequests);
+    http.set_tcp_nodelay(true);
+    state->route();
+    const auto& at = options.endpoint;
+    const int bound = at.port == 0                            ? http.bind_to_any_port(at.address)
+                      : http.bind_to_port(at.address, at.port) ? at.port
+                                                               : -1;
+    if (bound <= 0) {
+        return fail(ErrorCode::kIo, "cannot listen on " + at.address + ":" + std::to_string(at.port) +
+                                        "; is another server running there?");
+    }
+    state->bound = static_cast<std::uint16_t>(bound);
+    state->reclaimer = std::thread([raw = state.get()] { raw->give_back_on_demand(); });
+    return std::unique_ptr<Server>(new Server(std::move(state)));
+}
+
+std::uint16_t Server::port() const { return state_->bound; }
+pipeline::Registry& Server::models() { return state_->models; }
+
+Status Server::run() {
+    if (!state_->http->listen_after_bind() && !state_->stopping) {
+        return fail(ErrorCode::kIo, "accepting connections failed");
+    }
+    return {};
+}
+
+void Server::stop() {
+    state_->stopping = true;
+    state_->http->stop();
+}
+
+} // namespace flex::api

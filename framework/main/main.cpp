@@ -1,0 +1,120 @@
+// flexserved: serves sealed models over HTTPS. In the device it is the only program of the secure world and takes no
+// arguments; on Linux it is the same program without protection, for development.
+//
+//   flexserved [--home FOLDER] [--address A] [--port N] [--threads N] [--context N] [--gguf NAME=FILE]...
+#include <pthread.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "api/server.h"
+#include "api/tls.h"
+#include "port/identity.h"
+
+namespace {
+
+using flex::Result;
+using flex::Status;
+
+// Thread stacks come out of protected memory in the device; glibc's default of 8 MiB each would waste it.
+constexpr std::size_t kStackBytes = 1u << 20;
+
+struct Arguments {
+    std::string home;
+    flex::api::ServerOptions server;
+    std::vector<std::pair<std::string, std::string>> gguf;
+    bool endpoint_given = false;
+};
+
+Result<std::uint32_t> number(const char* text, std::uint32_t most) {
+    char* end = nullptr;
+    const unsigned long value = std::strtoul(text, &end, 10);
+    if (*text == '\0' || *end != '\0' || value > most) {
+        return flex::fail(flex::ErrorCode::kInvalidArgument, std::string("not a number up to ") +
+                                                                 std::to_string(most) + ": " + text);
+    }
+    return static_cast<std::uint32_t>(value);
+}
+
+Status set(Arguments& arguments, const std::string& name, const char* value) {
+    if (name == "--home") {
+        arguments.home = value;
+    } else if (name == "--address") {
+        arguments.server.endpoint.address = value;
+    } else if (name == "--port") {
+        FLEX_ASSIGN(const auto port, number(value, 65535));
+        arguments.server.endpoint.port = static_cast<std::uint16_t>(port);
+    } else if (name == "--threads") {
+        FLEX_ASSIGN(arguments.server.models.threads, number(value, 64));
+    } else if (name == "--context") {
+        FLEX_ASSIGN(arguments.server.models.context, number(value, 1u << 20));
+    } else if (const char* file = std::strchr(value, '='); name == "--gguf" && file != nullptr) {
+        arguments.gguf.emplace_back(std::string(value, file), file + 1);
+    } else {
+        return flex::fail(flex::ErrorCode::kInvalidArgument, "unknown argument " + name + " " + value);
+    }
+    return {};
+}
+
+Result<std::unique_ptr<flex::port::Port>> make_port(const Arguments& arguments) {
+    auto device = flex::port::make_device_port();
+    if (device) return device;
+    if (arguments.home.empty()) {
+        return flex::fail(flex::ErrorCode::kInvalidArgument, "--home FOLDER is needed outside the device");
+    }
+    return flex::port::make_native_port(arguments.home);
+}
+
+Status serve(Arguments arguments) {
+    flex::crypto::initialise();
+    FLEX_ASSIGN(const auto port, make_port(arguments));
+    auto& options = arguments.server;
+    const auto endpoint = port->default_endpoint();
+    if (options.endpoint.address.empty()) options.endpoint = {endpoint.address, options.endpoint.port};
+    if (options.endpoint.port == 0 && !arguments.endpoint_given) options.endpoint.port = endpoint.port;
+    // Accepting fails for good only when the world around misbehaves; serving goes on as soon as it stops.
+    for (;;) {
+        FLEX_ASSIGN(const auto server, flex::api::Server::create(*port, options));
+        for (const auto& [name, file] : arguments.gguf) FLEX_TRY(server->models().add_gguf(name, file));
+        std::fprintf(stderr, "flexserved: ready on https://%s:%u, %s\n", options.endpoint.address.c_str(),
+                     server->port(), port->name());
+        const auto status = server->run();
+        if (status) return {};
+        std::fprintf(stderr, "flexserved: %s; starting again\n", status.error().message.c_str());
+        std::this_thread::sleep_for(std::chrono::seconds(1));
+    }
+}
+
+unsigned cores() {
+    const long online = ::sysconf(_SC_NPROCESSORS_ONLN);
+    return online < 1 ? 1 : static_cast<unsigned>(online);
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    std::signal(SIGPIPE, SIG_IGN);
+    pthread_attr_t attributes;
+    if (pthread_attr_init(&attributes) == 0) {
+        pthread_attr_setstacksize(&attributes, kStackBytes);
+        pthread_setattr_default_np(&attributes);
+        pthread_attr_destroy(&attributes);
+    }
+    Arguments arguments;
+    arguments.server.models.threads = cores();
+    Status status;
+    for (int i = 1; status && i < argc; i += 2) {
+        if (std::strcmp(argv[i], "--port") == 0) arguments.endpoint_given = true;
+        status = set(arguments, argv[i], i + 1 < argc ? argv[i + 1] : "");
+    }
+    if (status) status = serve(std::move(arguments));
+    if (!status) {
+        std::fprintf(stderr, "flexserved: %s\n", status.error().message.c_str());
+        return 1;
+    }
+    return 0;
+}

@@ -1,0 +1,72 @@
+// A model coming into memory, stage by stage, while it may already compute: allocate -> load -> decrypt on one
+// thread, compute on another, met at the engine's WeightGate.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "engine/model.h"
+#include "pipeline/source.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/tokenizer.h"
+
+namespace flex::pipeline {
+
+/// After open() the tokenizer and the model's shape are there; the weights follow once start_loading() was called
+/// and stay until the object goes. If one stage fails, that and every later stage stays refused with its error: the
+/// owner drops the object and may open the model anew.
+///
+/// Thread-safety: acquire() and release() from the thread that computes; the rest from any thread.
+class LoadedModel final : public engine::WeightGate {
+public:
+    /// Reads and checks the metadata. Errors: those of the source, and kUnsupported/kCorrupt of engine and tokenizer.
+    static Result<std::unique_ptr<LoadedModel>> open(std::unique_ptr<WeightSource> source);
+    ~LoadedModel() override; // stops loading, forgets the weights
+
+    [[nodiscard]] const SourceInfo& info() const { return source_->info(); }
+    [[nodiscard]] const engine::Model& model() const { return *model_; }
+    [[nodiscard]] const tokenizer::Tokenizer& tokenizer() const { return *tokenizer_; }
+    [[nodiscard]] const tokenizer::ChatTemplate& chat_template() const { return *chat_template_; }
+
+    /// Begins to bring in the weights in the background; further calls do nothing.
+    void start_loading();
+    [[nodiscard]] bool failed() const;
+    [[nodiscard]] engine::Stage stages_loaded() const;
+    [[nodiscard]] std::uint64_t bytes_loaded() const { return bytes_; }
+
+    /// Time spent on bringing in this model since the last call (so each nanosecond is reported once).
+    package::LoadTimes take_times();
+
+    // engine::WeightGate
+    Status acquire(engine::Stage stage) override;
+    void release(engine::Stage stage) override;
+
+private:
+    explicit LoadedModel(std::unique_ptr<WeightSource> source) : source_(std::move(source)) {}
+    Status load_metadata();
+    void load_all();
+    Status load_stage(engine::Stage stage);
+
+    std::unique_ptr<WeightSource> source_; // used by load_metadata, then by the loader alone
+    std::optional<engine::Model> model_;
+    std::optional<tokenizer::Tokenizer> tokenizer_;
+    std::optional<tokenizer::ChatTemplate> chat_template_;
+    std::vector<package::TensorPlace> places_;
+
+    mutable std::mutex mutex_;
+    std::condition_variable arrived_;
+    std::vector<memory::FlexBuffer> buffers_; // by stage; the first `loaded_` are bound
+    engine::Stage loaded_ = 0;
+    std::optional<Error> error_;
+    package::LoadTimes times_;
+    bool started_ = false;
+    std::atomic<bool> stop_{false};
+    std::atomic<std::uint64_t> bytes_{0};
+    std::thread loader_;
+};
+
+} // namespace flex::pipeline

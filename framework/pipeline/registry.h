@@ -1,0 +1,83 @@
+// The models this program serves: what is in the store, what is in memory.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "engine/session.h"
+#include "engine/thread_pool.h"
+#include "package/trust.h"
+#include "pipeline/loaded_model.h"
+
+namespace flex::pipeline {
+
+/// A model in memory with the one session that computes with it.
+struct ServedModel {
+    std::unique_ptr<LoadedModel> weights; // the session computes with it, so it goes after the session
+    std::unique_ptr<engine::Session> session;
+
+    // Which conversation the session's KV cache holds. Only the generator's thread uses these two.
+    std::vector<TokenId> cached_tokens;
+    std::string cache_key;
+};
+
+struct RegistryOptions {
+    unsigned threads = 1;      ///< that compute
+    std::uint32_t context = 0; ///< tokens per session; 0: what the model was trained for, at most 4096
+};
+
+struct ModelStatus {
+    std::string name;
+    std::string kind;
+    std::uint64_t version = 0;
+    std::uint64_t bytes = 0, bytes_loaded = 0;
+    std::uint32_t context = 0;
+    bool in_use = false;
+    double idle_seconds = 0;
+};
+
+/// Any thread.
+class Registry {
+public:
+    /// `port` must outlive it.
+    Registry(port::Port& port, const RegistryOptions& options);
+
+    /// Names in the store, sorted, and those added with add_gguf. Error: kIo.
+    Result<std::vector<std::string>> names() const;
+
+    /// The model, ready to tokenize; its weights begin to come in. Opened at most once; other models that nobody
+    /// uses are dropped when memory is short. The model stays while the pointer is held.
+    /// Errors: as Package::open and LoadedModel::open, kOutOfMemory.
+    Result<std::shared_ptr<ServedModel>> get(const std::string& name);
+
+    /// Serves a plain GGUF file as `name`, instead of a package. Natively only.
+    Status add_gguf(const std::string& name, const std::string& path);
+
+    /// Drops models that nobody uses, the least recently used first, until `bytes` are free. Returns what was freed.
+    std::uint64_t give_back(std::uint64_t bytes);
+
+    [[nodiscard]] std::vector<ModelStatus> status() const;
+
+private:
+    struct Entry {
+        std::shared_ptr<ServedModel> model;
+        std::chrono::steady_clock::time_point last_use;
+    };
+    Result<std::shared_ptr<ServedModel>> open(const std::string& name);
+    Result<std::unique_ptr<WeightSource>> source(const std::string& name);
+    std::uint64_t drop_idle(std::uint64_t bytes);
+
+    port::Port& port_;
+    RegistryOptions options_;
+    package::TrustStore trust_;
+    engine::ThreadPool pool_;
+    mutable std::mutex mutex_;
+    std::map<std::string, Entry> models_;
+    std::map<std::string, std::string> gguf_files_;
+};
+
+} // namespace flex::pipeline

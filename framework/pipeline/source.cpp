@@ -1,0 +1,106 @@
+#include "pipeline/source.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "engine/gguf.h"
+#include "engine/model.h"
+
+namespace flex::pipeline {
+namespace {
+
+using package::LoadTimes;
+using package::Metadata;
+
+constexpr std::uint64_t kPage = 4096;
+
+class PackageSource final : public WeightSource {
+public:
+    explicit PackageSource(std::unique_ptr<package::Package> package) : package_(std::move(package)) {
+        const package::Manifest& m = package_->manifest();
+        info_ = {m.name, std::string("sealed, ") + crypto::name_of(m.cipher), m.version, m.file_bytes - m.data_offset};
+    }
+    [[nodiscard]] const SourceInfo& info() const override { return info_; }
+    Result<Metadata> metadata(LoadTimes& times) override { return package_->load_metadata(times); }
+    Result<memory::FlexBuffer> stage(std::uint32_t stage, LoadTimes& times) override {
+        return package_->load(stage + 1, times);
+    }
+
+private:
+    std::unique_ptr<package::Package> package_;
+    SourceInfo info_;
+};
+
+/// Reads tensors to the places a package would have given them.
+class GgufSource final : public WeightSource {
+public:
+    GgufSource(port::Port& port, port::MappedFile file, std::string name) : port_(port), file_(std::move(file)) {
+        info_ = {std::move(name), "plain GGUF", 0, file_.bytes().size()};
+    }
+    [[nodiscard]] const SourceInfo& info() const override { return info_; }
+
+    Result<Metadata> metadata(LoadTimes& times) override {
+        FLEX_ASSIGN(const auto gguf, engine::Gguf::parse(file_.bytes()));
+        FLEX_ASSIGN(const auto model, engine::Model::plan(gguf));
+        const auto begin = now();
+        FLEX_ASSIGN(const auto block, port_.allocate(gguf.data_offset()));
+        Metadata metadata;
+        metadata.buffer = memory::FlexBuffer(port_, block);
+        std::ranges::copy(file_.bytes().first(gguf.data_offset()), metadata.buffer.bytes().begin());
+        metadata.header = metadata.buffer.bytes().first(gguf.data_offset());
+        metadata.source_bytes = file_.bytes().size();
+        times.load_ns += now() - begin;
+        stage_bytes_.assign(model.stages(), 0);
+        for (const auto& need : model.tensors()) {
+            std::uint64_t& end = stage_bytes_[need.stage];
+            end = (end + package::kTensorAlignment - 1) / package::kTensorAlignment * package::kTensorAlignment;
+            metadata.places.push_back({need.name, need.stage, end, need.bytes});
+            file_offsets_.push_back(need.file_offset);
+            end += need.bytes;
+        }
+        places_ = metadata.places;
+        return metadata;
+    }
+
+    Result<memory::FlexBuffer> stage(std::uint32_t stage, LoadTimes& times) override {
+        const auto begin = now();
+        FLEX_ASSIGN(const auto block, port_.allocate(std::max(stage_bytes_.at(stage), kPage)));
+        memory::FlexBuffer buffer(port_, block);
+        const auto allocated = now();
+        for (std::size_t i = 0; i < places_.size(); ++i) {
+            if (places_[i].stage != stage) continue;
+            FLEX_TRY(file_.file().read(file_offsets_[i], buffer.bytes().subspan(places_[i].offset, places_[i].bytes)));
+        }
+        times.allocate_ns += allocated - begin;
+        times.load_ns += now() - allocated;
+        return buffer;
+    }
+
+private:
+    static std::uint64_t now() {
+        return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+    }
+    port::Port& port_;
+    port::MappedFile file_;
+    SourceInfo info_;
+    std::vector<package::TensorPlace> places_;
+    std::vector<std::uint64_t> file_offsets_; // parallel to places_
+    std::vector<std::uint64_t> stage_bytes_;
+};
+
+} // namespace
+
+Result<std::unique_ptr<WeightSource>> open_package_source(port::Port& port, package::TrustStore& trust,
+                                                          const std::string& name) {
+    FLEX_ASSIGN(auto package, package::Package::open(port, trust, name));
+    return std::unique_ptr<WeightSource>(std::make_unique<PackageSource>(std::move(package)));
+}
+
+Result<std::unique_ptr<WeightSource>> open_gguf_source(port::Port& port, const std::string& path,
+                                                       const std::string& name) {
+    if (port.is_protected()) return fail(ErrorCode::kUnsupported, "the device runs sealed packages only");
+    FLEX_ASSIGN(auto file, port::MappedFile::open(path));
+    return std::unique_ptr<WeightSource>(std::make_unique<GgufSource>(port, std::move(file), name));
+}
+
+} // namespace flex::pipeline
