@@ -20,7 +20,7 @@ endif()
 
 add_library(flex_httplib INTERFACE)
 target_include_directories(flex_httplib SYSTEM INTERFACE ${FLEX_TARGET_DIR}/httplib)
-target_compile_definitions(flex_httplib INTERFACE CPPHTTPLIB_OPENSSL_SUPPORT)
+target_compile_definitions(flex_httplib INTERFACE CPPHTTPLIB_OPENSSL_SUPPORT CPPHTTPLIB_USE_POLL)
 target_link_libraries(flex_httplib INTERFACE flex_openssl Threads::Threads)
 
 # Header-only, so the host's package serves both; a folder of its own because /usr/include must not reach the cross compiler.
