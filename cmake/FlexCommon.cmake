@@ -17,3 +17,16 @@ function(flex_add_test name)
     # PRE_TEST: listing the tests at build time would run every program after each link.
     gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 300 LABELS unit)
 endfunction()
+
+# flex_add_system_test(NAME SOURCES... [LIBRARIES ...]): a GoogleTest program that boots devices; `flexserve test` runs it as a
+# whole (one boot serves many tests), so ctest does not know it.
+function(flex_add_system_test name)
+    if(FLEX_DEVICE)
+        return()
+    endif()
+    cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBRARIES;DEFINITIONS")
+    add_executable(${name} ${arg_SOURCES} ${arg_UNPARSED_ARGUMENTS})
+    target_link_libraries(${name} PRIVATE flex_common flex_launcher ${arg_LIBRARIES} GTest::gtest)
+    target_compile_definitions(${name} PRIVATE FLEX_SOURCE_DIR="${PROJECT_SOURCE_DIR}" ${arg_DEFINITIONS})
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests/system)
+endfunction()

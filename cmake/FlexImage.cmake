@@ -41,6 +41,18 @@ flex_program_end:
     set(${variable} ${source} PARENT_SCOPE)
 endfunction()
 
+function(flex_preprocess_linker_script source output includes)
+    set(flags -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/platform/qemu-virt/include)
+    foreach(folder IN LISTS includes)
+        get_filename_component(folder ${folder} ABSOLUTE)
+        list(APPEND flags -I${folder})
+    endforeach()
+    add_custom_command(OUTPUT ${output}
+        COMMAND ${CMAKE_C_COMPILER} -E -P -x assembler-with-cpp -D__LINKER__ ${flags} -MD -MT ${output} -MF ${output}.d
+            -o ${output} ${source}
+        DEPENDS ${source} DEPFILE ${output}.d VERBATIM)
+endfunction()
+
 # One linked image: ELF (with symbols, for gdb and addr2line) and .bin, both in FLEX_IMAGE_DIR.
 function(flex_link_image name)
     cmake_parse_arguments(PARSE_ARGV 1 arg "" "LINKER_SCRIPT;PROGRAM" "SOURCES;DEFINITIONS;INCLUDES;OPTIONS")
@@ -54,6 +66,8 @@ function(flex_link_image name)
     target_include_directories(${name} PRIVATE ${arg_INCLUDES})
     target_compile_definitions(${name} PRIVATE ${arg_DEFINITIONS})
     target_compile_options(${name} PRIVATE ${arg_OPTIONS})
+    # A generated script must exist before the link; naming it as a source makes ninja wait for it.
+    target_sources(${name} PRIVATE ${arg_LINKER_SCRIPT})
     target_link_options(${name} PRIVATE -T ${arg_LINKER_SCRIPT} -Wl,-Map,${FLEX_IMAGE_DIR}/${name}.map)
     # libgcc holds what the compiler may call on its own (128-bit division); it uses no FP registers there.
     target_link_libraries(${name} PRIVATE gcc)
@@ -67,6 +81,7 @@ endfunction()
 
 # flex_add_image(NAME LINKER_SCRIPT file SOURCES ... [PROGRAM target] [DEFINITIONS ...] [INCLUDES ...] [OPTIONS ...]
 #                [WITHOUT defence ...])
+# A linker script whose name ends in .S goes through the preprocessor first, with the include paths of the sources.
 # Builds images/NAME.bin, and for each word D of WITHOUT (lower_case) the target and image NAME-without-D, compiled
 # with -DFLEX_WITHOUT_<D in capitals>=1. SOURCES are C++ and assembly; paths are relative to the caller.
 function(flex_add_image name)
@@ -75,6 +90,10 @@ function(flex_add_image name)
         message(FATAL_ERROR "flex_add_image(${name}): unknown arguments ${arg_UNPARSED_ARGUMENTS}")
     endif()
     get_filename_component(script ${arg_LINKER_SCRIPT} ABSOLUTE)
+    if(script MATCHES "\\.S$")
+        flex_preprocess_linker_script(${script} ${FLEX_IMAGE_DIR}/${name}.lds "${arg_INCLUDES}")
+        set(script ${FLEX_IMAGE_DIR}/${name}.lds)
+    endif()
     set(program)
     if(arg_PROGRAM)
         set(program PROGRAM ${arg_PROGRAM})

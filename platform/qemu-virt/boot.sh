@@ -19,7 +19,11 @@ flash=${FLASH:-$work/flash.bin}
 secure_log=${SECURE_LOG:-$work/secure.log}
 
 "$target/tfa/fiptool" create --tb-fw "$target/tfa/bl2.bin" --soc-fw "$target/tfa/bl31.bin" --tos-fw "$bl32" --nt-fw "$bl33" "$work/fip.bin"
-[ -e "$flash" ] || { truncate -s 64M "$flash"; head -c 32 /dev/urandom | dd of="$flash" bs=4096 seek=$((0x03f00000 / 4096)) conv=notrunc status=none; }
+if [ ! -e "$flash" ]; then
+    truncate -s 63M "$flash"
+    # Root key, then erased flash, as a new device has it.
+    { head -c 32 /dev/urandom; head -c $((1048576 - 32)) /dev/zero | tr '\0' '\377'; } >>"$flash"
+fi
 dd if="$target/tfa/bl1.bin" of="$flash" conv=notrunc status=none
 dd if="$work/fip.bin" of="$flash" bs=256K seek=1 conv=notrunc status=none
 

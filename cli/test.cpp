@@ -1,0 +1,171 @@
+#include "cli/test.h"
+
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
+
+#include "cli/output.h"
+#include "launcher/paths.h"
+
+extern char** environ;
+
+namespace flex::cli {
+namespace fs = std::filesystem;
+using platform::DeviceError;
+
+namespace {
+
+struct Count {
+    long passed = 0;
+    long failed = 0;
+    long skipped = 0;
+
+    Count& operator+=(const Count& other) {
+        passed += other.passed;
+        failed += other.failed;
+        skipped += other.skipped;
+        return *this;
+    }
+};
+
+struct TestOptions {
+    bool unit = false;
+    bool system = false;
+    std::string filter;
+};
+
+// Runs a program with our terminal; its exit code, or 128 + signal.
+int run_program(std::vector<std::string> words) {
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    pid_t child = 0;
+    if (const int error = posix_spawnp(&child, arguments[0], nullptr, nullptr, arguments.data(), environ); error != 0)
+        throw DeviceError("cannot run " + words[0] + ": " + std::strerror(error));
+    int status = 0;
+    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+std::string read_text(const fs::path& file) {
+    std::ifstream in(file, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// The number in ` name="..."` of the first element of a JUnit file.
+std::optional<long> attribute(const std::string& text, const std::string& name) {
+    const std::size_t at = text.find(' ' + name + "=\"");
+    const std::size_t alternative = text.find('\t' + name + "=\"");
+    const std::size_t begin = std::min(at, alternative);
+    if (begin == std::string::npos) return std::nullopt;
+    const char* first = text.data() + begin + name.size() + 3;
+    long value = 0;
+    if (std::from_chars(first, text.data() + text.size(), value).ec != std::errc{}) return std::nullopt;
+    return value;
+}
+
+Count run_unit_tests(const fs::path& build, const TestOptions& options) {
+    const fs::path report = build / "unit-tests.xml";
+    fs::remove(report);
+    std::vector<std::string> words = {"ctest",  "--test-dir",       build,  "--output-junit", report, "--output-on-failure",
+                                      "--progress", "--no-tests=error", "-j2"};
+    if (!options.filter.empty()) words.insert(words.end(), {"-R", options.filter});
+    const int code = run_program(words);
+    const std::string text = read_text(report);
+    const auto tests = attribute(text, "tests");
+    const auto failures = attribute(text, "failures");
+    const auto skipped = attribute(text, "skipped");
+    const auto disabled = attribute(text, "disabled");
+    if (!tests || !failures || !skipped || !disabled) {
+        spdlog::error("the unit tests did not run to their end (ctest: exit code {})", code);
+        return {.failed = 1};
+    }
+    Count count{.failed = *failures, .skipped = *skipped + *disabled};
+    count.passed = *tests - count.failed - count.skipped;
+    // ctest can also fail for what is not counted as a test, such as a program that was not built.
+    if (code != 0 && count.failed == 0) count.failed = 1;
+    return count;
+}
+
+// One GoogleTest program; counts from its JSON report.
+Count run_system_test(const fs::path& program, const fs::path& build, const TestOptions& options) {
+    const fs::path report = build / (program.filename().string() + ".json");
+    fs::remove(report);
+    std::vector<std::string> words = {program, "--gtest_brief=0", "--gtest_output=json:" + report.string()};
+    if (!options.filter.empty()) words.push_back("--gtest_filter=" + options.filter);
+    const int code = run_program(words);
+    Count count;
+    const nlohmann::json json = nlohmann::json::parse(read_text(report), nullptr, false);
+    if (!json.is_object()) {
+        spdlog::error("{} did not run to its end (exit code {})", program.filename().string(), code);
+        return {.failed = 1};
+    }
+    for (const nlohmann::json& suite : json.value("testsuites", nlohmann::json::array()))
+        for (const nlohmann::json& test : suite.value("testsuite", nlohmann::json::array())) {
+            if (test.value("status", "") == "NOTRUN") continue; // not selected by the filter
+            if (test.contains("failures")) ++count.failed;
+            else if (test.value("result", "") == "SKIPPED") ++count.skipped;
+            else ++count.passed;
+        }
+    if (code != 0 && count.failed == 0) count.failed = 1; // a failure outside of any test
+    return count;
+}
+
+void test(const TestOptions& options) {
+    const fs::path build = platform::repository() / "build/host";
+    const bool all = !options.unit && !options.system;
+    Count total;
+    if (all || options.unit) {
+        spdlog::info("unit tests");
+        total += run_unit_tests(build, options);
+    }
+    if (all || options.system) {
+        std::vector<fs::path> programs;
+        if (fs::exists(build / "tests/system"))
+            for (const fs::directory_entry& entry : fs::directory_iterator(build / "tests/system"))
+                if (entry.is_regular_file() && (entry.status().permissions() & fs::perms::owner_exec) != fs::perms::none)
+                    programs.push_back(entry.path());
+        std::sort(programs.begin(), programs.end());
+        if (programs.empty()) {
+            spdlog::error("no system tests were built");
+            total.failed += 1;
+        }
+        for (const fs::path& program : programs) {
+            spdlog::info("{}", program.filename().string());
+            total += run_system_test(program, build, options);
+        }
+    }
+    if (json_wanted())
+        std::cout << nlohmann::json{{"passed", total.passed}, {"failed", total.failed}, {"skipped", total.skipped}}.dump() << '\n';
+    std::cout << total.passed << " passed, " << total.failed << " failed, " << total.skipped << " skipped" << std::endl;
+    if (total.failed != 0 || total.passed == 0) throw Exit{1};
+}
+
+} // namespace
+
+void register_test(CLI::App& app) {
+    auto options = std::make_shared<TestOptions>();
+    CLI::App* command = app.add_subcommand("test", "run the unit tests, then boot the device and run the system tests");
+    command->add_flag("--unit", options->unit, "only the unit tests");
+    command->add_flag("--system", options->system, "only the system tests");
+    command->add_option("--filter", options->filter, "only tests of this name (unit: expression, system: GoogleTest pattern)");
+    command->callback([=] { test(*options); });
+}
+
+} // namespace flex::cli

@@ -1,0 +1,28 @@
+// A process that outlives the program that started it, recognised again by pid and start time.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "launcher/paths.h"
+
+namespace flex::platform {
+
+struct ProcessId {
+    pid_t pid = 0;
+    std::uint64_t start_time = 0; ///< clock ticks since the host's boot: tells a reused pid apart
+};
+
+/// True while that very process runs (a zombie does not).
+[[nodiscard]] bool is_running(const ProcessId& id);
+
+/// Starts arguments[0] (found in PATH) in a session of its own, with working directory `folder`, no input, and output to
+/// FOLDER/LOG. Throws DeviceError when it cannot be executed; `missing` is the message when there is no such program.
+[[nodiscard]] ProcessId spawn_detached(const std::vector<std::string>& arguments, const std::filesystem::path& folder,
+                                       const std::string& log, const std::string& missing);
+
+} // namespace flex::platform
