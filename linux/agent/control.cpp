@@ -44,8 +44,17 @@ int run(const std::string& command, int socket) {
     posix_spawn_file_actions_adddup2(&actions, socket, STDERR_FILENO);
     std::string shell = "/bin/sh", option = "-c", text = command;
     char* arguments[] = {shell.data(), option.data(), text.data(), nullptr};
+    // The agent ignores SIGPIPE; a shell's children rely on it.
+    posix_spawnattr_t attributes;
+    posix_spawnattr_init(&attributes);
+    sigset_t defaults;
+    sigemptyset(&defaults);
+    sigaddset(&defaults, SIGPIPE);
+    posix_spawnattr_setsigdefault(&attributes, &defaults);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
     pid_t child = 0;
-    int error = posix_spawn(&child, shell.c_str(), &actions, nullptr, arguments, environ);
+    int error = posix_spawn(&child, shell.c_str(), &actions, &attributes, arguments, environ);
+    posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
     if (error) return 127;
     int status = 0;
