@@ -1,0 +1,56 @@
+#pragma once
+
+#include "arch.hpp"
+#include "smmu.hpp"
+#include "types.hpp"
+
+namespace flex::monitor {
+
+// The Machine of PageTree and FlexMemory on the real core.
+class Hardware final {
+public:
+    Smmu& smmu() { return smmu_; }
+
+    static u64 load(const u64* slot) { return __atomic_load_n(slot, __ATOMIC_RELAXED); }
+    static void store(u64* slot, u64 value) {
+        __atomic_store_n(slot, value, __ATOMIC_RELEASE);
+        arch::dsb_ishst(); // walkers see entries in program order (Arm ARM B2.3.12)
+    }
+
+    // ID_AA64MMFR2_EL1.BBM and the SMMU's alike. A TLB conflict abort that level 2 permits is handled in
+    // traps.cpp.
+    void detect() {
+        u64 features;
+        asm("mrs %0, id_aa64mmfr2_el1" : "=r"(features));
+        replaces_directly_ = field(features, 55, 52) >= 2 && smmu_.replaces_directly();
+    }
+    [[nodiscard]] bool replaces_directly() const { return replaces_directly_; }
+
+    static void core_forget(u64 address) { arch::tlbi_stage2(address); }
+    static void core_forget_all() { arch::tlbi_all_vmid(); }
+    static void core_wait() {
+        arch::dsb_ish();
+        arch::tlbi_stage1_vmid(); // entries that hold stage 1 and 2 combined
+        arch::dsb_ish();
+        // Some cores (Cortex-A76 erratum 1286807 and kin) need one more TLBI and DSB before the first is
+        // complete everywhere.
+        arch::tlbi_stage1_vmid();
+        arch::dsb_ish();
+        arch::isb();
+    }
+
+    void device_forget(u16 vmid, u64 address) { smmu_.forget(vmid, address); }
+    void device_forget_all(u16 vmid) { smmu_.forget_all(vmid); }
+    void device_wait() { smmu_.wait(); }
+
+    static u64 read_memory(u64 address) {
+        return __atomic_load_n(reinterpret_cast<const u64*>(address), __ATOMIC_RELAXED);
+    }
+    static void relax() { arch::yield(); }
+
+private:
+    Smmu smmu_;
+    bool replaces_directly_ = false;
+};
+
+} // namespace flex::monitor
