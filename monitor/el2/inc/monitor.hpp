@@ -51,6 +51,7 @@ void map_own_memory();
 void zero_memory(Region region); // any alignment; cleaned to memory, so that it holds over a reset
 // Before Linux starts: nothing that an earlier life protected is left in DRAM.
 void scrub_at_start(const Region* kept, unsigned count);
+void record_this_life(); // once the frame table is filled in
 // Before a reset or power-off is forwarded, when no core runs EL1 or S-EL0 any more.
 void scrub_protected_frames();
 

@@ -118,6 +118,7 @@ extern "C" [[noreturn]] void monitor_main() {
     const Loaded loaded = read_loader_info();
     scrub(loaded);
     FLEX_REQUIRE(m.memory.init(m.hardware, fill_frame_table(), m.pool));
+    record_this_life();
     m.hardware.smmu().init(BOARD_SMMU_BASE, m.memory.normal_tree().root(), m.memory.flex_tree().root(),
                            m.memory.kNormalVmid, m.memory.kFlexVmid);
     m.hardware.detect();
@@ -131,6 +132,7 @@ extern "C" [[noreturn]] void monitor_main() {
     clean_tree(BOARD_DTB_BASE);
     map_for_linux(devices, board.core_count);
     m.hardware.smmu().start();
+    m.pool.free_retired(); // what mapping and merging left; nobody has walked it
     set_up_el2();
     print("monitor: %u cores, %u MiB, %u MiB of it the monitor's at %x; starting Linux\n", board.core_count,
           m.layout.dram.bytes / kMiB, m.layout.region.bytes / kMiB, m.layout.region.base);

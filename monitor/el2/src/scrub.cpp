@@ -6,8 +6,8 @@ namespace flex::monitor {
 namespace {
 
 // Left in the monitor's region for the next life, which finds the frame table of this one at its fixed place.
-// The normal world of neither life can write it. Without a valid record (power was off, or another layout)
-// DRAM may hold anything: all of it is zeroed.
+// The normal world of neither life can write it. It is there from before anything is protected until power is
+// lost, so a start without it is the first since power-on: then DRAM is as the board gives it.
 struct LifeRecord {
     static constexpr u64 kMagic = 0x31454649'4c584c46; // "FLXLIFE1"
     u64 magic;
@@ -80,17 +80,17 @@ void zero_memory(Region region) {
 }
 
 void scrub_at_start(const Region* kept, unsigned count) {
-    LifeRecord& last = record();
 #ifndef FLEX_WITHOUT_RESET_SCRUB
     const u64 start = FLEX_READ(cntpct_el0);
     const Layout& layout = the_monitor.layout;
+    const LifeRecord& last = record();
     if (last.magic == LifeRecord::kMagic && last.check == last.checksum() &&
         last.dram_base == layout.dram.base && last.frames == layout.frames) {
         const FrameTable<> table(reinterpret_cast<u8*>(Layout::kFrameTable), layout.dram.base, layout.frames);
         const u64 frames = zero_protected(table, kept, count);
         print("monitor: warm start: %u frames of the last life zeroed in %u ms\n", frames,
               milliseconds_since(start));
-    } else {
+    } else if (BOARD_DRAM_IS_ZERO_AT_POWER_ON == 0) {
         const u64 bytes = zero_all_but(layout.dram, kept, count);
         print("monitor: cold start: %u MiB of DRAM zeroed in %u ms\n", bytes / kMiB,
               milliseconds_since(start));
@@ -98,11 +98,16 @@ void scrub_at_start(const Region* kept, unsigned count) {
 #else
     (void)kept, (void)count;
 #endif
-    last.magic = LifeRecord::kMagic;
-    last.dram_base = the_monitor.layout.dram.base;
-    last.frames = the_monitor.layout.frames;
-    last.check = last.checksum();
-    arch::clean_to_memory(reinterpret_cast<u64>(&last));
+}
+
+void record_this_life() {
+    LifeRecord& life = record();
+    life.magic = LifeRecord::kMagic;
+    life.dram_base = the_monitor.layout.dram.base;
+    life.frames = the_monitor.layout.frames;
+    life.check = life.checksum();
+    arch::clean_to_memory(reinterpret_cast<u64>(&life));
+    arch::dsb();
 }
 
 void scrub_protected_frames() {

@@ -75,6 +75,8 @@
 #define BOARD_DRAM_BASE 0x40000000
 #define BOARD_DRAM_BYTES_DEFAULT 0x80000000
 #define BOARD_DRAM_BYTES_MAX 0x400000000
+/* QEMU's memory is fresh at power-on (a new memfd, all zero) and kept over a reset. A board without this has its DRAM zeroed by the monitor. */
+#define BOARD_DRAM_IS_ZERO_AT_POWER_ON 1
 
 /* ---- Who lies where in DRAM at start (QEMU's loader, TF-A's BL2) ---- */
 
