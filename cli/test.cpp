@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -21,6 +20,7 @@
 #include <spdlog/spdlog.h>
 
 #include "cli/output.h"
+#include "cli/test_report.h"
 #include "launcher/paths.h"
 
 extern char** environ;
@@ -30,19 +30,6 @@ namespace fs = std::filesystem;
 using platform::DeviceError;
 
 namespace {
-
-struct Count {
-    long passed = 0;
-    long failed = 0;
-    long skipped = 0;
-
-    Count& operator+=(const Count& other) {
-        passed += other.passed;
-        failed += other.failed;
-        skipped += other.skipped;
-        return *this;
-    }
-};
 
 struct TestOptions {
     bool unit = false;
@@ -68,61 +55,37 @@ std::string read_text(const fs::path& file) {
     return {std::istreambuf_iterator<char>(in), {}};
 }
 
-// The number in ` name="..."` of the first element of a JUnit file.
-std::optional<long> attribute(const std::string& text, const std::string& name) {
-    const std::size_t at = text.find(' ' + name + "=\"");
-    const std::size_t alternative = text.find('\t' + name + "=\"");
-    const std::size_t begin = std::min(at, alternative);
-    if (begin == std::string::npos) return std::nullopt;
-    const char* first = text.data() + begin + name.size() + 3;
-    long value = 0;
-    if (std::from_chars(first, text.data() + text.size(), value).ec != std::errc{}) return std::nullopt;
-    return value;
-}
-
-Count run_unit_tests(const fs::path& build, const TestOptions& options) {
+TestCount run_unit_tests(const fs::path& build, const TestOptions& options) {
     const fs::path report = build / "unit-tests.xml";
     fs::remove(report);
     std::vector<std::string> words = {"ctest",  "--test-dir",       build,  "--output-junit", report, "--output-on-failure",
                                       "--progress", "--no-tests=error", "-j2"};
     if (!options.filter.empty()) words.insert(words.end(), {"-R", options.filter});
     const int code = run_program(words);
-    const std::string text = read_text(report);
-    const auto tests = attribute(text, "tests");
-    const auto failures = attribute(text, "failures");
-    const auto skipped = attribute(text, "skipped");
-    const auto disabled = attribute(text, "disabled");
-    if (!tests || !failures || !skipped || !disabled) {
+    const std::optional<TestCount> counted = count_junit(read_text(report));
+    if (!counted) {
         spdlog::error("the unit tests did not run to their end (ctest: exit code {})", code);
         return {.failed = 1};
     }
-    Count count{.failed = *failures, .skipped = *skipped + *disabled};
-    count.passed = *tests - count.failed - count.skipped;
+    TestCount count = *counted;
     // ctest can also fail for what is not counted as a test, such as a program that was not built.
     if (code != 0 && count.failed == 0) count.failed = 1;
     return count;
 }
 
 // One GoogleTest program; counts from its JSON report.
-Count run_system_test(const fs::path& program, const fs::path& build, const TestOptions& options) {
+TestCount run_system_test(const fs::path& program, const fs::path& build, const TestOptions& options) {
     const fs::path report = build / (program.filename().string() + ".json");
     fs::remove(report);
     std::vector<std::string> words = {program, "--gtest_brief=0", "--gtest_output=json:" + report.string()};
     if (!options.filter.empty()) words.push_back("--gtest_filter=" + options.filter);
     const int code = run_program(words);
-    Count count;
-    const nlohmann::json json = nlohmann::json::parse(read_text(report), nullptr, false);
-    if (!json.is_object()) {
+    const std::optional<TestCount> counted = count_gtest(read_text(report));
+    if (!counted) {
         spdlog::error("{} did not run to its end (exit code {})", program.filename().string(), code);
         return {.failed = 1};
     }
-    for (const nlohmann::json& suite : json.value("testsuites", nlohmann::json::array()))
-        for (const nlohmann::json& test : suite.value("testsuite", nlohmann::json::array())) {
-            if (test.value("status", "") == "NOTRUN") continue; // not selected by the filter
-            if (test.contains("failures")) ++count.failed;
-            else if (test.value("result", "") == "SKIPPED") ++count.skipped;
-            else ++count.passed;
-        }
+    TestCount count = *counted;
     if (code != 0 && count.failed == 0) count.failed = 1; // a failure outside of any test
     return count;
 }
@@ -130,7 +93,7 @@ Count run_system_test(const fs::path& program, const fs::path& build, const Test
 void test(const TestOptions& options) {
     const fs::path build = platform::repository() / "build/host";
     const bool all = !options.unit && !options.system;
-    Count total;
+    TestCount total;
     if (all || options.unit) {
         spdlog::info("unit tests");
         total += run_unit_tests(build, options);

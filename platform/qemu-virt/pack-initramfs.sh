@@ -23,7 +23,7 @@ for module in "$@"; do install -m 644 "$module" "$root/lib/flex/"; done
 for applet in ash sh cat ls echo mount umount mkdir rmdir ln cp mv rm ps top kill dmesg insmod rmmod lsmod modprobe ip ifconfig \
     route ping nc wget hexdump dd df du free grep sed awk head tail sort uniq wc sleep sync reboot poweroff halt uname date id env \
     test true false touch chmod find xargs less vi stty setsid cttyhack getty mknod printf seq tr cut md5sum sha256sum devmem \
-    taskset nproc uptime watch sysctl tee od time timeout usleep pidof killall vmstat getopt expr stat basename dirname; do
+    taskset nproc uptime watch sysctl tee od time timeout usleep pidof killall vmstat getopt expr stat basename dirname hostname; do
     ln -s busybox "$root/bin/$applet"
 done
 ln -s ../bin/busybox "$root/sbin/modprobe"

@@ -3,7 +3,7 @@
 source "$(dirname "$0")/common.sh"
 source "$(dirname "$0")/apt.sh"
 
-packages=(g++ make cmake ninja-build libgtest-dev libcli11-dev libspdlog-dev nlohmann-json3-dev libssl-dev
+packages=(g++ make cmake ninja-build libgtest-dev libcli11-dev libspdlog-dev nlohmann-json3-dev libssl-dev libedit-dev
     g++-aarch64-linux-gnu device-tree-compiler dpkg-dev kmod cpio xz-utils gzip python3)
 missing=()
 for package in "${packages[@]}"; do
