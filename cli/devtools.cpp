@@ -64,7 +64,9 @@ public:
     ~MappedFile() { ::munmap(data_, size_); }
     MappedFile(const MappedFile&) = delete;
     MappedFile& operator=(const MappedFile&) = delete;
-    [[nodiscard]] std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
+    [[nodiscard]] std::span<const std::byte> bytes() const {
+        return {static_cast<const std::byte*>(data_), size_};
+    }
 
 private:
     void* data_ = MAP_FAILED;
@@ -125,7 +127,9 @@ void detokenize(const Options& options) {
     tokenizer::Detokenizer text_of(tokens, options.specials);
     std::string text;
     for (const TokenId id : options.ids) {
-        if (id >= tokens.size()) give_up("token " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(tokens.size()));
+        if (id >= tokens.size())
+            give_up("token " + std::to_string(id) + " is outside the vocabulary of " +
+                    std::to_string(tokens.size()));
         text += text_of.push(id);
     }
     text += text_of.finish();
@@ -140,24 +144,30 @@ void detokenize(const Options& options) {
 struct Engine {
     explicit Engine(const Options& options)
         : file(options.model), gguf(value_or_exit(engine::Gguf::parse(file.bytes()), options.model)),
-          model(value_or_exit(engine::Model::from_gguf(gguf, file.bytes()), options.model)), pool(options.threads) {
+          model(value_or_exit(engine::Model::from_gguf(gguf, file.bytes()), options.model)),
+          pool(options.threads) {
         engine::SessionOptions session_options;
         session_options.context = options.context;
         session_options.batch = options.batch;
         session_options.kernels = engine::select_kernels(options.kernels);
-        if (session_options.kernels == nullptr) give_up("this machine has no kernels named '" + options.kernels + "'");
+        if (session_options.kernels == nullptr)
+            give_up("this machine has no kernels named '" + options.kernels + "'");
         session = value_or_exit(engine::Session::create(model, pool, session_options), options.model);
-        if (options.timing) std::cerr << "kernels " << session_options.kernels->name << ", threads " << pool.threads() << '\n';
+        if (options.timing)
+            std::cerr << "kernels " << session_options.kernels->name << ", threads " << pool.threads()
+                      << '\n';
     }
     void print_timing() const {
         const engine::Timings& t = session->timings();
         const auto rate = [](std::uint64_t tokens, std::uint64_t ns) {
             return ns == 0 ? 0.0 : 1e9 * static_cast<double>(tokens) / static_cast<double>(ns);
         };
-        std::fprintf(stderr, "prefill %llu tokens, %.1f tokens/s; decode %llu tokens, %.1f tokens/s; attention %.1f ms\n",
-                     static_cast<unsigned long long>(t.prefill_tokens), rate(t.prefill_tokens, t.prefill_ns),
-                     static_cast<unsigned long long>(t.decode_tokens), rate(t.decode_tokens, t.decode_ns),
-                     static_cast<double>(t.attention_ns) / 1e6);
+        std::fprintf(
+            stderr,
+            "prefill %llu tokens, %.1f tokens/s; decode %llu tokens, %.1f tokens/s; attention %.1f ms\n",
+            static_cast<unsigned long long>(t.prefill_tokens), rate(t.prefill_tokens, t.prefill_ns),
+            static_cast<unsigned long long>(t.decode_tokens), rate(t.decode_tokens, t.decode_ns),
+            static_cast<double>(t.attention_ns) / 1e6);
     }
 
     MappedFile file;
@@ -210,7 +220,8 @@ void generate(const Options& options) {
     std::vector<TokenId> out;
     auto next = engine.session->prefill(options.ids);
     while (out.size() < options.count) {
-        const TokenId token = value_or_exit(sampler.sample(value_or_exit(std::move(next), options.model)), options.model);
+        const TokenId token =
+            value_or_exit(sampler.sample(value_or_exit(std::move(next), options.model)), options.model);
         if (tokens && tokens->ends_generation(token)) break;
         out.push_back(token);
         if (out.size() == options.count) break;
@@ -223,7 +234,8 @@ void generate(const Options& options) {
 /// CLI11 keeps the options by reference: they live as long as the callback does.
 using Shared = std::shared_ptr<Options>;
 
-CLI::App* add_command(CLI::App& app, const char* name, const char* description, const Shared& options, void (*run)(const Options&)) {
+CLI::App* add_command(CLI::App& app, const char* name, const char* description, const Shared& options,
+                      void (*run)(const Options&)) {
     CLI::App* command = app.add_subcommand(name, description);
     command->add_option("model", options->model, "a GGUF file")->required();
     command->add_flag("--json", options->as_json, "print JSON");
@@ -239,7 +251,8 @@ void add_engine(CLI::App* command, const Shared& options) {
     command->add_option("-t,--threads", options->threads, "threads that compute")->check(CLI::Range(1, 64));
     command->add_option("--context", options->context, "tokens the KV cache holds");
     command->add_option("--batch", options->batch, "prompt tokens computed at a time");
-    command->add_option("--kernels", options->kernels, "kernel table: scalar, avx2, neon, neon-dotprod (default: the best)");
+    command->add_option("--kernels", options->kernels,
+                        "kernel table: scalar, avx2, neon, neon-dotprod (default: the best)");
     command->add_flag("--timing", options->timing, "print speeds on stderr");
 }
 
@@ -261,7 +274,9 @@ void register_devtools(CLI::App& app) {
     options = fresh();
     command = add_command(app, "logits", "Compute logits after tokens of a prompt", options, logits);
     add_ids(command, options);
-    command->add_option("--positions", options->positions, "positions in the prompt, separated by commas (default: the last)")
+    command
+        ->add_option("--positions", options->positions,
+                     "positions in the prompt, separated by commas (default: the last)")
         ->delimiter(',');
     add_engine(command, options);
 
@@ -269,10 +284,13 @@ void register_devtools(CLI::App& app) {
     command = add_command(app, "generate", "Continue a prompt of token ids", options, generate);
     add_ids(command, options);
     command->add_option("-n", options->count, "tokens to generate")->check(CLI::Range(1, 1 << 20));
-    command->add_option("--temp", options->sampling.temperature, "temperature; 0 takes the likeliest token (default)");
+    command->add_option("--temp", options->sampling.temperature,
+                        "temperature; 0 takes the likeliest token (default)");
     command->add_option("--top-k", options->sampling.top_k, "choose among this many (0: all)");
-    command->add_option("--top-p", options->sampling.top_p, "choose among the likeliest with this total probability");
-    command->add_option("--min-p", options->sampling.min_p, "leave out tokens less likely than this times the likeliest");
+    command->add_option("--top-p", options->sampling.top_p,
+                        "choose among the likeliest with this total probability");
+    command->add_option("--min-p", options->sampling.min_p,
+                        "leave out tokens less likely than this times the likeliest");
     command->add_option("--seed", options->sampling.seed, "seed of the choice");
     command->add_flag("--stop", options->stop_at_end, "stop at an end-of-text or end-of-turn token");
     add_engine(command, options);

@@ -16,13 +16,14 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 std::uint64_t since(Clock::time_point start) {
-    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
+    return static_cast<std::uint64_t>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
 }
 
 /// One `y = W x` of several that share x.
 struct Product {
-    const Matrix& w;  // [rows][columns]
-    float* y;         // [T][rows]
+    const Matrix& w; // [rows][columns]
+    float* y;        // [T][rows]
 };
 
 /// A stage that is bound while this lives.
@@ -50,7 +51,8 @@ private:
 class ForwardPass {
 public:
     ForwardPass(SessionState& state, std::span<const TokenId> tokens)
-        : s_(state), k_(*state.kernels), shape_(state.model.shape()), w_(state.work), tokens_(tokens), T_(tokens.size()) {}
+        : s_(state), k_(*state.kernels), shape_(state.model.shape()), w_(state.work), tokens_(tokens),
+          T_(tokens.size()) {}
 
     Status run(std::span<const std::uint32_t> rows, float* logits);
 
@@ -64,10 +66,11 @@ private:
     void attend(std::uint32_t index, std::size_t head, std::size_t t, float* scores);
     void head(std::span<const std::uint32_t> rows, float* logits);
 
-    void prepare(const float* x, std::size_t columns, std::size_t t, std::initializer_list<const Matrix*> matrices);
+    void prepare(const float* x, std::size_t columns, std::size_t t,
+                 std::initializer_list<const Matrix*> matrices);
     void multiply(const float* x, std::size_t count, std::initializer_list<Product> products);
-    void multiply_rows(const float* x, std::size_t count, const Product& product, std::size_t first, std::size_t rows,
-                       std::byte* scratch);
+    void multiply_rows(const float* x, std::size_t count, const Product& product, std::size_t first,
+                       std::size_t rows, std::byte* scratch);
     template <class Task> void for_tokens(const Task& task) {
         s_.pool.run(T_, [&](std::size_t t, unsigned) { task(t); });
     }
@@ -111,12 +114,19 @@ void ForwardPass::embed() {
         const std::byte* row = e.data + n / block_elements(e.type) * block_bytes(e.type) * tokens_[t];
         for (std::size_t i = 0; i < n; ++i) {
             switch (e.type) {
-            case TensorType::kF32: x[i] = reinterpret_cast<const float*>(row)[i]; break;
-            case TensorType::kF16: x[i] = f16_to_f32(load_u16(row + 2 * i)); break;
-            case TensorType::kBF16: x[i] = bf16_to_f32(load_u16(row + 2 * i)); break;
+            case TensorType::kF32:
+                x[i] = reinterpret_cast<const float*>(row)[i];
+                break;
+            case TensorType::kF16:
+                x[i] = f16_to_f32(load_u16(row + 2 * i));
+                break;
+            case TensorType::kBF16:
+                x[i] = bf16_to_f32(load_u16(row + 2 * i));
+                break;
             case TensorType::kQ8_0: {
                 const std::byte* block = row + i / kQ8Block * kQ8BlockBytes;
-                x[i] = f16_to_f32(load_u16(block)) * static_cast<float>(static_cast<std::int8_t>(block[2 + i % kQ8Block]));
+                x[i] = f16_to_f32(load_u16(block)) *
+                       static_cast<float>(static_cast<std::int8_t>(block[2 + i % kQ8Block]));
                 break;
             }
             }
@@ -124,16 +134,21 @@ void ForwardPass::embed() {
     });
 }
 
-/// Angle of pair i at position p: p / scale * base^(-2i / rope_dims) / factor[i] (factors: Llama 3.1 and later).
+/// Angle of pair i at position p: p / scale * base^(-2i / rope_dims) / factor[i] (factors: Llama 3.1 and
+/// later), in f32 by repeated multiplication as llama.cpp has it. Cosine and sine are taken in double, so
+/// that every libm agrees.
 void ForwardPass::rope_tables() {
     const std::size_t pairs = shape_.rope_dims / 2;
     const float* factors = s_.model.rope_factors();
+    const auto step = static_cast<float>(std::pow(shape_.rope_base, -2.0 / shape_.rope_dims));
+    const auto scale = static_cast<float>(1.0 / shape_.rope_scale);
     for_tokens([&](std::size_t t) {
-        const double position = static_cast<double>(s_.position + t) / shape_.rope_scale;
+        auto theta = static_cast<float>(s_.position + t);
         for (std::size_t i = 0; i < pairs; ++i) {
-            const double angle = position * s_.rope_frequency[i] / (factors != nullptr ? factors[i] : 1.0F);
-            w_.cos[t * pairs + i] = static_cast<float>(std::cos(angle));
-            w_.sin[t * pairs + i] = static_cast<float>(std::sin(angle));
+            const float angle = theta / (factors != nullptr ? factors[i] : 1.0F) * scale;
+            w_.cos[t * pairs + i] = static_cast<float>(std::cos(static_cast<double>(angle)));
+            w_.sin[t * pairs + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+            theta *= step;
         }
     });
 }
@@ -149,7 +164,8 @@ void ForwardPass::layer(std::uint32_t index) {
         k_.rms_norm(x + t * width, l.attention_norm, width, shape_.rms_epsilon, h + t * width);
         prepare(h, width, t, {&l.q, &l.k, &l.v});
     });
-    multiply(h, T_, {{l.q, w_.q.get()}, {l.k, w_.k.get()}, {l.v, w_.v.get()}}); // [T][q_width], [T][kv_width] twice
+    multiply(h, T_,
+             {{l.q, w_.q.get()}, {l.k, w_.k.get()}, {l.v, w_.v.get()}}); // [T][q_width], [T][kv_width] twice
     for_tokens([&](std::size_t t) { place_keys_and_values(l, index, t); });
     const auto start = Clock::now();
     attend(index); // attention[T][q_width]
@@ -189,14 +205,15 @@ void ForwardPass::place_keys_and_values(const LayerWeights& weights, std::uint32
     rotate(k, shape_.kv_heads, t);
     const float* v = w_.v.get() + t * shape_.kv_width(); // [kv_heads][head_size]
     for (std::size_t g = 0; g < shape_.kv_heads; ++g) {
-        const std::size_t at = index * s_.kv.layer_stride + g * s_.kv.head_stride + (s_.position + t) * head_size;
+        const std::size_t at =
+            index * s_.kv.layer_stride + g * s_.kv.head_stride + (s_.position + t) * head_size;
         std::copy_n(k + g * head_size, head_size, s_.kv.keys.get() + at);
         std::copy_n(v + g * head_size, head_size, s_.kv.values.get() + at);
     }
 }
 
-/// RoPE on heads[count][head_size]. Llama's pairs are neighbours (its Q and K rows were permuted at conversion), Qwen3's
-/// are half of rope_dims apart. Dimensions from rope_dims on stay as they are.
+/// RoPE on heads[count][head_size]. Llama's pairs are neighbours (its Q and K rows were permuted at
+/// conversion), Qwen3's are half of rope_dims apart. Dimensions from rope_dims on stay as they are.
 void ForwardPass::rotate(float* heads, std::size_t count, std::size_t t) const {
     const std::size_t pairs = shape_.rope_dims / 2;
     const bool neighbours = shape_.architecture == Architecture::kLlama;
@@ -214,7 +231,8 @@ void ForwardPass::rotate(float* heads, std::size_t count, std::size_t t) const {
     }
 }
 
-/// attention[t][head] for all heads and tokens. Runs of tokens of one head are a task, so that its keys stay in cache.
+/// attention[t][head] for all heads and tokens. Runs of tokens of one head are a task, so that its keys stay
+/// in cache.
 void ForwardPass::attend(std::uint32_t index) {
     constexpr std::size_t kRun = 8;
     const std::size_t runs = (T_ + kRun - 1) / kRun;
@@ -252,7 +270,8 @@ void ForwardPass::head(std::span<const std::uint32_t> rows, float* logits) {
 }
 
 /// Brings row t of x[T][columns] into the form that each of the matrices multiplies with.
-void ForwardPass::prepare(const float* x, std::size_t columns, std::size_t t, std::initializer_list<const Matrix*> matrices) {
+void ForwardPass::prepare(const float* x, std::size_t columns, std::size_t t,
+                          std::initializer_list<const Matrix*> matrices) {
     Activations& a = w_.input;
     const float* from = x + t * columns;
     bool q8 = false, f16 = false, bf16 = false;
@@ -266,7 +285,8 @@ void ForwardPass::prepare(const float* x, std::size_t columns, std::size_t t, st
     if (bf16) k_.round_to_bf16(from, columns, a.bhalf.get() + t * columns);
 }
 
-/// y[count][rows] = x[count][columns] · W^T for each product, all rows of all products shared out among the threads.
+/// y[count][rows] = x[count][columns] · W^T for each product, all rows of all products shared out among the
+/// threads.
 void ForwardPass::multiply(const float* x, std::size_t count, std::initializer_list<Product> products) {
     // Long enough runs to amortise the hand-out, short enough to balance; whole panels of 8 rows.
     const std::size_t run = count == 1 ? 64 : 16;
@@ -296,9 +316,15 @@ void ForwardPass::multiply_rows(const float* x, std::size_t count, const Product
     case TensorType::kQ8_0:
         k_.matmul_q8_0(w, rows, m.columns, a.q8.get(), a.q8_scale.get(), count, y, m.rows, scratch);
         break;
-    case TensorType::kF16: k_.matmul_f16(w, rows, m.columns, a.half.get(), count, y, m.rows, scratch); break;
-    case TensorType::kBF16: k_.matmul_bf16(w, rows, m.columns, a.bhalf.get(), count, y, m.rows, scratch); break;
-    case TensorType::kF32: k_.matmul_f32(w, rows, m.columns, x, count, y, m.rows, scratch); break;
+    case TensorType::kF16:
+        k_.matmul_f16(w, rows, m.columns, a.half.get(), count, y, m.rows, scratch);
+        break;
+    case TensorType::kBF16:
+        k_.matmul_bf16(w, rows, m.columns, a.bhalf.get(), count, y, m.rows, scratch);
+        break;
+    case TensorType::kF32:
+        k_.matmul_f32(w, rows, m.columns, x, count, y, m.rows, scratch);
+        break;
     }
 }
 
@@ -314,14 +340,16 @@ Status Held::acquire(SessionState& state, Stage stage) {
         stage_ = stage;
     }
     if (!state.model.bound(stage)) {
-        return fail(ErrorCode::kInternal, "the weights of stage " + std::to_string(stage) + " are not in memory");
+        return fail(ErrorCode::kInternal,
+                    "the weights of stage " + std::to_string(stage) + " are not in memory");
     }
     return {};
 }
 
 } // namespace
 
-Status SessionState::forward(std::span<const TokenId> tokens, std::span<const std::uint32_t> rows, float* logits_out) {
+Status SessionState::forward(std::span<const TokenId> tokens, std::span<const std::uint32_t> rows,
+                             float* logits_out) {
     return ForwardPass(*this, tokens).run(rows, logits_out);
 }
 

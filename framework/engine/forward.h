@@ -32,16 +32,16 @@ template <class T> Buffer<T> allocate(std::uint64_t count) {
 /// Keys and values of the tokens so far: [layer][kv_head][context][head_size] each.
 struct KvCache {
     Buffer<float> keys, values;
-    std::uint64_t head_stride = 0; // context * head_size
+    std::uint64_t head_stride = 0;  // context * head_size
     std::uint64_t layer_stride = 0; // kv_heads * head_stride
 };
 
 /// A vector per token as the matrices want it: [T][columns]. Only the forms that are needed are filled in.
 struct Activations {
-    Buffer<std::int8_t> q8;   // [T][columns]
-    Buffer<float> q8_scale;   // [T][columns / 32]
-    Buffer<float> half;       // [T][columns], rounded to f16
-    Buffer<float> bhalf;      // [T][columns], rounded to bf16
+    Buffer<std::int8_t> q8; // [T][columns]
+    Buffer<float> q8_scale; // [T][columns / 32]
+    Buffer<float> half;     // [T][columns], rounded to f16
+    Buffer<float> bhalf;    // [T][columns], rounded to bf16
 };
 
 /// Scratch for one pass over T <= batch tokens. Row-major, one row per token.
@@ -68,14 +68,13 @@ struct SessionState {
     const Kernels* kernels = nullptr;
     KvCache kv;
     Workspace work;
-    std::vector<double> rope_frequency; // [rope_dims / 2], before rope_factors
-    std::vector<float> logits;          // [vocabulary]
+    std::vector<float> logits; // [vocabulary]
     std::uint32_t position = 0;
     std::atomic<bool> cancelled{false};
     Timings timings;
 
-    /// Runs `tokens` (at most `batch`, checked ids, room in the cache) at positions position, position + 1, … and writes
-    /// logits after tokens[rows[i]] to logits_out + i * vocabulary. Does not move `position`.
+    /// Runs `tokens` (at most `batch`, checked ids, room in the cache) at positions position, position + 1, …
+    /// and writes logits after tokens[rows[i]] to logits_out + i * vocabulary. Does not move `position`.
     Status forward(std::span<const TokenId> tokens, std::span<const std::uint32_t> rows, float* logits_out);
 };
 

@@ -14,11 +14,11 @@ static_assert(std::endian::native == std::endian::little, "GGUF v3 is read as li
 // Limits far above any real model, far below what would hurt.
 constexpr std::uint64_t kMaxValues = 1u << 16;
 constexpr std::uint64_t kMaxTensors = 1u << 16;
-constexpr std::uint64_t kMaxKeyBytes = 1u << 10;    // the specification says 65535; real keys stay under 64
-constexpr std::uint64_t kMaxTensorName = 256;       // the specification says 64
-constexpr std::uint64_t kMaxArray = 1u << 24;       // vocabularies are below 2^19
+constexpr std::uint64_t kMaxKeyBytes = 1u << 10; // the specification says 65535; real keys stay under 64
+constexpr std::uint64_t kMaxTensorName = 256;    // the specification says 64
+constexpr std::uint64_t kMaxArray = 1u << 24;    // vocabularies are below 2^19
 constexpr std::uint64_t kMaxAlignment = 1u << 16;
-constexpr std::uint32_t kMagic = 0x46554747;        // "GGUF"
+constexpr std::uint32_t kMagic = 0x46554747; // "GGUF"
 
 constexpr std::uint32_t kArrayType = static_cast<std::uint32_t>(GgufValueType::kArray);
 constexpr std::uint32_t kLastType = static_cast<std::uint32_t>(GgufValueType::kFloat64);
@@ -28,17 +28,22 @@ std::uint32_t fixed_size(GgufValueType type) {
     switch (type) {
     case GgufValueType::kUint8:
     case GgufValueType::kInt8:
-    case GgufValueType::kBool: return 1;
+    case GgufValueType::kBool:
+        return 1;
     case GgufValueType::kUint16:
-    case GgufValueType::kInt16: return 2;
+    case GgufValueType::kInt16:
+        return 2;
     case GgufValueType::kUint32:
     case GgufValueType::kInt32:
-    case GgufValueType::kFloat32: return 4;
+    case GgufValueType::kFloat32:
+        return 4;
     case GgufValueType::kUint64:
     case GgufValueType::kInt64:
-    case GgufValueType::kFloat64: return 8;
+    case GgufValueType::kFloat64:
+        return 8;
     case GgufValueType::kString:
-    case GgufValueType::kArray: break;
+    case GgufValueType::kArray:
+        break;
     }
     return 0;
 }
@@ -62,10 +67,14 @@ Error corrupt(std::string what) { return fail(ErrorCode::kCorrupt, "GGUF: " + st
 
 const char* name_of(TensorType type) {
     switch (type) {
-    case TensorType::kF32: return "F32";
-    case TensorType::kF16: return "F16";
-    case TensorType::kQ8_0: return "Q8_0";
-    case TensorType::kBF16: return "BF16";
+    case TensorType::kF32:
+        return "F32";
+    case TensorType::kF16:
+        return "F16";
+    case TensorType::kQ8_0:
+        return "Q8_0";
+    case TensorType::kBF16:
+        return "BF16";
     }
     return "?";
 }
@@ -74,10 +83,13 @@ std::uint32_t block_elements(TensorType type) { return type == TensorType::kQ8_0
 
 std::uint32_t block_bytes(TensorType type) {
     switch (type) {
-    case TensorType::kF32: return 4;
+    case TensorType::kF32:
+        return 4;
     case TensorType::kF16:
-    case TensorType::kBF16: return 2;
-    case TensorType::kQ8_0: return 34; // f16 scale, 32 int8
+    case TensorType::kBF16:
+        return 2;
+    case TensorType::kQ8_0:
+        return 34; // f16 scale, 32 int8
     }
     return 0;
 }
@@ -85,21 +97,25 @@ std::uint32_t block_bytes(TensorType type) {
 /// Reads forward through the header; `left` is the only thing ever compared against a number from the file.
 class GgufParser {
 public:
-    GgufParser(std::span<const std::byte> bytes, std::uint64_t file_size) : bytes_(bytes), file_size_(file_size) {}
+    GgufParser(std::span<const std::byte> bytes, std::uint64_t file_size)
+        : bytes_(bytes), file_size_(file_size) {}
 
     Result<Gguf> run() {
         if (file_size_ < bytes_.size()) return corrupt("more header bytes than the file has");
-        if (bytes_.size() < 24) return corrupt("too short (" + std::to_string(bytes_.size()) + " bytes) for a header");
+        if (bytes_.size() < 24)
+            return corrupt("too short (" + std::to_string(bytes_.size()) + " bytes) for a header");
         if (take<std::uint32_t>() != kMagic) return corrupt("this is not a GGUF file (wrong magic)");
         const auto version = take<std::uint32_t>();
         if (version != 3) {
-            return fail(ErrorCode::kUnsupported, "GGUF: version " + std::to_string(version) +
-                                                     " is not supported, only 3 (little-endian); convert the file anew");
+            return fail(ErrorCode::kUnsupported,
+                        "GGUF: version " + std::to_string(version) +
+                            " is not supported, only 3 (little-endian); convert the file anew");
         }
         const auto tensors = take<std::uint64_t>();
         const auto values = take<std::uint64_t>();
         if (tensors > kMaxTensors) return corrupt("absurd number of tensors: " + std::to_string(tensors));
-        if (values > kMaxValues) return corrupt("absurd number of metadata values: " + std::to_string(values));
+        if (values > kMaxValues)
+            return corrupt("absurd number of metadata values: " + std::to_string(values));
         for (std::uint64_t i = 0; i < values; ++i) FLEX_TRY(read_value());
         FLEX_TRY(read_alignment());
         for (std::uint64_t i = 0; i < tensors; ++i) FLEX_TRY(read_tensor());
@@ -132,7 +148,8 @@ private:
     Result<GgufValueType> read_type(std::string_view key) {
         if (left() < 4) return corrupt("ends inside the metadata");
         const auto type = take<std::uint32_t>();
-        if (type > kLastType) return corrupt("unknown type " + std::to_string(type) + " of value '" + printable(key) + "'");
+        if (type > kLastType)
+            return corrupt("unknown type " + std::to_string(type) + " of value '" + printable(key) + "'");
         return static_cast<GgufValueType>(type);
     }
 
@@ -161,12 +178,14 @@ private:
             if (left() < 8) return corrupt("ends inside the metadata");
             value.count = take<std::uint64_t>();
             if (value.count > kMaxArray) {
-                return corrupt("absurd length of array '" + printable(key) + "': " + std::to_string(value.count));
+                return corrupt("absurd length of array '" + printable(key) +
+                               "': " + std::to_string(value.count));
             }
         }
         value.data = bytes_.data() + at_;
         FLEX_TRY(skip_elements(key, value.element, value.count));
-        if (!out_.values_.emplace(key, value).second) return corrupt("key '" + printable(key) + "' appears twice");
+        if (!out_.values_.emplace(key, value).second)
+            return corrupt("key '" + printable(key) + "' appears twice");
         return {};
     }
 
@@ -175,7 +194,8 @@ private:
         const std::uint64_t value = alignment.value_or(32);
         // The specification wants a multiple of 8; a power of two makes every tensor aligned for its type.
         if (value < 8 || value > kMaxAlignment || (value & (value - 1)) != 0) {
-            return corrupt("general.alignment " + std::to_string(value) + " is not a power of two from 8 to 65536");
+            return corrupt("general.alignment " + std::to_string(value) +
+                           " is not a power of two from 8 to 65536");
         }
         out_.alignment_ = static_cast<std::uint32_t>(value);
         return {};
@@ -188,7 +208,8 @@ private:
         tensor.name = name;
         if (left() < 4) return corrupt("ends inside the tensor list");
         tensor.rank = take<std::uint32_t>();
-        if (tensor.rank < 1 || tensor.rank > 4) return corrupt(shown + " has " + std::to_string(tensor.rank) + " dimensions");
+        if (tensor.rank < 1 || tensor.rank > 4)
+            return corrupt(shown + " has " + std::to_string(tensor.rank) + " dimensions");
         if (left() < 8ull * tensor.rank + 12) return corrupt("ends inside the tensor list");
         std::uint64_t elements = 1;
         for (std::uint32_t i = 0; i < tensor.rank; ++i) {
@@ -202,12 +223,15 @@ private:
         FLEX_TRY(read_tensor_type(shown, tensor));
         const std::uint64_t block = block_elements(tensor.type);
         if (tensor.dims[0] % block != 0) {
-            return corrupt(shown + ": row of " + std::to_string(tensor.dims[0]) + " is not a multiple of " + std::to_string(block));
+            return corrupt(shown + ": row of " + std::to_string(tensor.dims[0]) + " is not a multiple of " +
+                           std::to_string(block));
         }
-        tensor.bytes = elements / block * block_bytes(tensor.type); // <= 4 * file size: capped below, can not wrap
+        tensor.bytes =
+            elements / block * block_bytes(tensor.type); // <= 4 * file size: capped below, can not wrap
         tensor.offset = take<std::uint64_t>();
         if (tensor.offset % out_.alignment_ != 0) return corrupt(shown + " is not aligned");
-        if (!out_.tensor_by_name_.emplace(name, out_.tensors_.size()).second) return corrupt(shown + " appears twice");
+        if (!out_.tensor_by_name_.emplace(name, out_.tensors_.size()).second)
+            return corrupt(shown + " appears twice");
         out_.tensors_.push_back(tensor);
         return {};
     }
@@ -218,10 +242,13 @@ private:
         case TensorType::kF32:
         case TensorType::kF16:
         case TensorType::kQ8_0:
-        case TensorType::kBF16: tensor.type = static_cast<TensorType>(type); return {};
+        case TensorType::kBF16:
+            tensor.type = static_cast<TensorType>(type);
+            return {};
         }
-        return fail(ErrorCode::kUnsupported, "GGUF: " + shown + " has type " + std::to_string(type) +
-                                                 "; only F32, F16, BF16 and Q8_0 are supported, convert the file to Q8_0");
+        return fail(ErrorCode::kUnsupported,
+                    "GGUF: " + shown + " has type " + std::to_string(type) +
+                        "; only F32, F16, BF16 and Q8_0 are supported, convert the file to Q8_0");
     }
 
     /// Offsets in the list count from the end of the padded header. Tensors may not overlap.
@@ -237,7 +264,8 @@ private:
         extents.reserve(out_.tensors_.size());
         for (GgufTensor& tensor : out_.tensors_) {
             if (tensor.offset > data_size || tensor.bytes > data_size - tensor.offset) {
-                return corrupt("tensor '" + printable(tensor.name) + "' ends " + "after the end of the file (truncated?)");
+                return corrupt("tensor '" + printable(tensor.name) + "' ends " +
+                               "after the end of the file (truncated?)");
             }
             extents.emplace_back(tensor.offset, tensor.offset + tensor.bytes);
             tensor.offset += out_.data_offset_;
@@ -290,19 +318,27 @@ Error wrong_type(std::string_view key, const char* wanted) {
 /// Any integer type, widened. Values above the int64 range do not occur in honest files.
 std::optional<std::int64_t> integer_at(GgufValueType type, const std::byte* at) {
     switch (type) {
-    case GgufValueType::kUint8: return load<std::uint8_t>(at);
-    case GgufValueType::kInt8: return load<std::int8_t>(at);
-    case GgufValueType::kUint16: return load<std::uint16_t>(at);
-    case GgufValueType::kInt16: return load<std::int16_t>(at);
-    case GgufValueType::kUint32: return load<std::uint32_t>(at);
-    case GgufValueType::kInt32: return load<std::int32_t>(at);
-    case GgufValueType::kInt64: return load<std::int64_t>(at);
+    case GgufValueType::kUint8:
+        return load<std::uint8_t>(at);
+    case GgufValueType::kInt8:
+        return load<std::int8_t>(at);
+    case GgufValueType::kUint16:
+        return load<std::uint16_t>(at);
+    case GgufValueType::kInt16:
+        return load<std::int16_t>(at);
+    case GgufValueType::kUint32:
+        return load<std::uint32_t>(at);
+    case GgufValueType::kInt32:
+        return load<std::int32_t>(at);
+    case GgufValueType::kInt64:
+        return load<std::int64_t>(at);
     case GgufValueType::kUint64: {
         const auto value = load<std::uint64_t>(at);
         if (value > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) return std::nullopt;
         return static_cast<std::int64_t>(value);
     }
-    default: return std::nullopt;
+    default:
+        return std::nullopt;
     }
 }
 

@@ -66,7 +66,8 @@ private:
     }
     Result<std::uint32_t> in_range(const char* name, std::uint64_t value, std::uint64_t most) {
         if (value < 1 || value > most) {
-            return corrupt("GGUF: " + key(name) + " is " + std::to_string(value) + ", not within 1.." + std::to_string(most));
+            return corrupt("GGUF: " + key(name) + " is " + std::to_string(value) + ", not within 1.." +
+                           std::to_string(most));
         }
         return static_cast<std::uint32_t>(value);
     }
@@ -85,11 +86,13 @@ private:
         }
         FLEX_ASSIGN(s.head_size, count_or("attention.key_length", s.width / s.heads, kMaxHeadSize));
         FLEX_ASSIGN(const auto value_length, count_or("attention.value_length", s.head_size, kMaxHeadSize));
-        if (value_length != s.head_size) return unsupported("value heads of another size than key heads are not supported");
+        if (value_length != s.head_size)
+            return unsupported("value heads of another size than key heads are not supported");
         if (s.head_size % 2 != 0) return corrupt("GGUF: odd head size " + std::to_string(s.head_size));
         FLEX_ASSIGN(const auto epsilon, gguf_.float_value(key("attention.layer_norm_rms_epsilon")));
         if (!epsilon) return corrupt("GGUF: no " + key("attention.layer_norm_rms_epsilon"));
-        if (!(*epsilon > 0 && *epsilon < 1)) return corrupt("GGUF: " + key("attention.layer_norm_rms_epsilon") + " is not within 0..1");
+        if (!(*epsilon > 0 && *epsilon < 1))
+            return corrupt("GGUF: " + key("attention.layer_norm_rms_epsilon") + " is not within 0..1");
         s.rms_epsilon = static_cast<float>(*epsilon);
         FLEX_ASSIGN(const auto experts, gguf_.unsigned_value(key("expert_count")));
         if (experts.value_or(0) != 0) return unsupported("mixture-of-experts models are not supported");
@@ -110,7 +113,8 @@ private:
         if (type == "linear") {
             FLEX_ASSIGN(const auto factor, gguf_.float_value(key("rope.scaling.factor")));
             s.rope_scale = factor.value_or(1.0);
-            if (!(s.rope_scale >= 1 && s.rope_scale < 1e6)) return corrupt("GGUF: absurd " + key("rope.scaling.factor"));
+            if (!(s.rope_scale >= 1 && s.rope_scale < 1e6))
+                return corrupt("GGUF: absurd " + key("rope.scaling.factor"));
         } else if (type != "none") {
             return unsupported(key("rope.scaling.type") + ": only none and linear are supported");
         }
@@ -118,20 +122,23 @@ private:
     }
 
     /// Adds a need after checking the tensor against it. A vector has rows = 1 and must be F32.
-    Status need(std::string name, Stage stage, std::uint64_t columns, std::uint64_t rows, bool vector, Model::Slot slot) {
+    Status need(std::string name, Stage stage, std::uint64_t columns, std::uint64_t rows, bool vector,
+                Model::Slot slot) {
         const GgufTensor* tensor = gguf_.tensor(name);
         if (tensor == nullptr) return corrupt("GGUF: tensor '" + name + "' is missing");
-        const bool shape_fits = tensor->dims[0] == columns && tensor->dims[1] == rows && tensor->dims[2] == 1 &&
-                                tensor->dims[3] == 1;
+        const bool shape_fits = tensor->dims[0] == columns && tensor->dims[1] == rows &&
+                                tensor->dims[2] == 1 && tensor->dims[3] == 1;
         if (!shape_fits) {
             return corrupt("GGUF: tensor '" + name + "' is " + std::to_string(tensor->dims[0]) + " x " +
                            std::to_string(tensor->dims[1]) + ", expected " + std::to_string(columns) + " x " +
                            std::to_string(rows));
         }
-        if (vector && tensor->type != TensorType::kF32) return unsupported("tensor '" + name + "' is not F32");
+        if (vector && tensor->type != TensorType::kF32)
+            return unsupported("tensor '" + name + "' is not F32");
         slot.need = model_.needs_.size();
         model_.need_by_name_.emplace(name, slot.need);
-        model_.needs_.push_back({std::move(name), stage, tensor->type, columns, rows, tensor->bytes, tensor->offset});
+        model_.needs_.push_back(
+            {std::move(name), stage, tensor->type, columns, rows, tensor->bytes, tensor->offset});
         model_.slots_.push_back(slot);
         return {};
     }
@@ -140,7 +147,8 @@ private:
         return need(std::move(name), stage, length, 1, true, slot);
     }
 
-    Status matrix(std::string name, Stage stage, std::uint64_t columns, std::uint64_t rows, Model::Slot slot) {
+    Status matrix(std::string name, Stage stage, std::uint64_t columns, std::uint64_t rows,
+                  Model::Slot slot) {
         Matrix m;
         m.columns = static_cast<std::uint32_t>(columns);
         m.rows = static_cast<std::uint32_t>(rows);
@@ -156,13 +164,13 @@ private:
         const Stage stage = 1 + i;
         const std::string blk = "blk." + std::to_string(i) + ".";
         using L = LayerWeights;
-        const auto at = [i](const float* L::* member) {
+        const auto at = [i](const float* L::*member) {
             Model::Slot slot;
             slot.layer = i;
             slot.vector = member;
             return slot;
         };
-        const auto in = [i](Matrix L::* member) {
+        const auto in = [i](Matrix L::*member) {
             Model::Slot slot;
             slot.layer = i;
             slot.matrix = member;
@@ -184,12 +192,12 @@ private:
         return {};
     }
 
-    static Model::Slot of(Matrix Model::* member) {
+    static Model::Slot of(Matrix Model::*member) {
         Model::Slot slot;
         slot.model_matrix = member;
         return slot;
     }
-    static Model::Slot of(const float* Model::* member) {
+    static Model::Slot of(const float* Model::*member) {
         Model::Slot slot;
         slot.model_vector = member;
         return slot;
@@ -198,11 +206,13 @@ private:
     Status list_tensors() {
         ModelShape& s = model_.shape_;
         const GgufTensor* embedding = gguf_.tensor("token_embd.weight");
-        if (embedding == nullptr) return corrupt("GGUF: tensor 'token_embd.weight' is missing (a vocabulary-only file?)");
+        if (embedding == nullptr)
+            return corrupt("GGUF: tensor 'token_embd.weight' is missing (a vocabulary-only file?)");
         if (embedding->dims[1] > kMaxVocabulary) return corrupt("GGUF: absurd vocabulary");
         s.vocabulary = static_cast<std::uint32_t>(embedding->dims[1]);
         s.tied_head = gguf_.tensor("output.weight") == nullptr;
-        // Every layer needs 9 tensors at least: an absurd layer count ends here, before anything is allocated for it.
+        // Every layer needs 9 tensors at least: an absurd layer count ends here, before anything is allocated
+        // for it.
         if (gguf_.tensors().size() < 9ull * s.layers) {
             return corrupt("GGUF: " + std::to_string(gguf_.tensors().size()) + " tensors are too few for " +
                            std::to_string(s.layers) + " layers");
@@ -233,7 +243,8 @@ private:
             if (model_.need_by_name_.contains(std::string(tensor.name))) continue;
             std::string shown;
             for (const char c : tensor.name.substr(0, 80)) shown += (c >= 0x20 && c < 0x7f) ? c : '?';
-            return unsupported("tensor '" + shown + "' is not part of the architectures this engine computes");
+            return unsupported("tensor '" + shown +
+                               "' is not part of the architectures this engine computes");
         }
         return {};
     }
@@ -246,7 +257,8 @@ private:
 Result<Model> Model::plan(const Gguf& gguf) { return ModelPlanner(gguf).run(); }
 
 Result<Model> Model::from_gguf(const Gguf& gguf, std::span<const std::byte> file) {
-    if (file.size() != gguf.file_size()) return fail(ErrorCode::kInvalidArgument, "these are not the bytes that were parsed");
+    if (file.size() != gguf.file_size())
+        return fail(ErrorCode::kInvalidArgument, "these are not the bytes that were parsed");
     FLEX_ASSIGN(Model model, plan(gguf));
     for (const TensorNeed& need : model.needs_) {
         FLEX_TRY(model.bind(need.name, file.subspan(need.file_offset, need.bytes)));
@@ -270,7 +282,8 @@ void Model::point(const Slot& slot, const std::byte* data) {
 const std::byte* Model::pointee(const Slot& slot) const {
     if (slot.matrix != nullptr) return (layers_[slot.layer].*slot.matrix).data;
     if (slot.model_matrix != nullptr) return (this->*slot.model_matrix).data;
-    const float* floats = slot.vector != nullptr ? layers_[slot.layer].*slot.vector : this->*slot.model_vector;
+    const float* floats =
+        slot.vector != nullptr ? layers_[slot.layer].*slot.vector : this->*slot.model_vector;
     return reinterpret_cast<const std::byte*>(floats);
 }
 
@@ -279,8 +292,9 @@ Status Model::bind(std::string_view name, std::span<const std::byte> bytes) {
     if (found == need_by_name_.end()) return fail(ErrorCode::kNotFound, "the model has no such tensor");
     const TensorNeed& need = needs_[found->second];
     if (bytes.size() != need.bytes) {
-        return fail(ErrorCode::kInvalidArgument, "tensor '" + need.name + "' is " + std::to_string(need.bytes) +
-                                                     " bytes, not " + std::to_string(bytes.size()));
+        return fail(ErrorCode::kInvalidArgument, "tensor '" + need.name + "' is " +
+                                                     std::to_string(need.bytes) + " bytes, not " +
+                                                     std::to_string(bytes.size()));
     }
     const std::uintptr_t alignment = need.type == TensorType::kF32 ? 4 : 2;
     if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignment != 0) {

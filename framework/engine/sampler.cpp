@@ -20,7 +20,9 @@ std::uint64_t next_seed(std::uint64_t& x) {
     return z ^ (z >> 31);
 }
 
-Error no_number() { return fail(ErrorCode::kInternal, "the model computed no finite logit (are its weights damaged?)"); }
+Error no_number() {
+    return fail(ErrorCode::kInternal, "the model computed no finite logit (are its weights damaged?)");
+}
 
 } // namespace
 
@@ -81,7 +83,8 @@ Result<TokenId> Sampler::sample(std::span<const float> logits) {
     };
     std::size_t keep = candidates_.size();
     if (options_.top_k != 0) keep = std::min<std::size_t>(keep, options_.top_k);
-    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(keep), candidates_.end(), likelier);
+    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(keep),
+                      candidates_.end(), likelier);
 
     // Relative to the likeliest, whose weight is 1.
     const float most = candidates_[0].logit;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 
 #include "engine/forward.h"
 
@@ -24,7 +23,8 @@ public:
     }
     [[nodiscard]] Status status() const {
         if (!failed_) return {};
-        return fail(ErrorCode::kOutOfMemory, "no memory for a session of " + std::to_string((bytes_ >> 20) + 1) +
+        return fail(ErrorCode::kOutOfMemory, "no memory for a session of " +
+                                                 std::to_string((bytes_ >> 20) + 1) +
                                                  " MiB; use a smaller context or batch");
     }
 
@@ -45,19 +45,18 @@ Status allocate_all(SessionState& s);
 Session::Session(std::unique_ptr<SessionState> state) : state_(std::move(state)) {}
 Session::~Session() = default;
 
-Result<std::unique_ptr<Session>> Session::create(const Model& model, ThreadPool& pool, SessionOptions options) {
+Result<std::unique_ptr<Session>> Session::create(const Model& model, ThreadPool& pool,
+                                                 SessionOptions options) {
     const ModelShape& shape = model.shape();
     if (options.context == 0) options.context = std::min(shape.context, kDefaultContext);
     if (options.context > shape.context) {
         return fail(ErrorCode::kInvalidArgument, "a context of " + std::to_string(options.context) +
-                                                     " tokens is more than the model's " + std::to_string(shape.context));
+                                                     " tokens is more than the model's " +
+                                                     std::to_string(shape.context));
     }
     options.batch = std::clamp(options.batch, 1u, std::min(options.context, kMaxBatch));
     auto state = std::make_unique<SessionState>(model, pool, options);
     state->kernels = options.kernels != nullptr ? options.kernels : select_kernels();
-    for (std::uint32_t i = 0; i < shape.rope_dims / 2; ++i) {
-        state->rope_frequency.push_back(std::pow(shape.rope_base, -2.0 * i / shape.rope_dims));
-    }
     FLEX_TRY(allocate_all(*state));
     return std::unique_ptr<Session>(new Session(std::move(state)));
 }
@@ -101,20 +100,22 @@ Status check_call(const SessionState& s, std::span<const TokenId> tokens) {
     const std::uint32_t vocabulary = s.model.shape().vocabulary;
     for (const TokenId token : tokens) {
         if (token >= vocabulary) {
-            return fail(ErrorCode::kInvalidArgument, "token " + std::to_string(token) + " is outside the vocabulary of " +
+            return fail(ErrorCode::kInvalidArgument, "token " + std::to_string(token) +
+                                                         " is outside the vocabulary of " +
                                                          std::to_string(vocabulary));
         }
     }
     if (tokens.size() > s.options.context - s.position) {
-        return fail(ErrorCode::kContextFull, std::to_string(s.position + tokens.size()) +
-                                                 " tokens do not fit in the context of " + std::to_string(s.options.context) +
-                                                 "; shorten the prompt or use a larger context");
+        return fail(ErrorCode::kContextFull,
+                    std::to_string(s.position + tokens.size()) + " tokens do not fit in the context of " +
+                        std::to_string(s.options.context) + "; shorten the prompt or use a larger context");
     }
     return {};
 }
 
 /// The whole of `tokens` in passes of at most `batch`; moves the position only when every pass succeeded.
-Status compute(SessionState& s, std::span<const TokenId> tokens, std::span<const std::uint32_t> rows, float* logits) {
+Status compute(SessionState& s, std::span<const TokenId> tokens, std::span<const std::uint32_t> rows,
+               float* logits) {
     FLEX_TRY(check_call(s, tokens));
     const std::uint32_t start = s.position;
     std::vector<std::uint32_t> local;
@@ -142,7 +143,8 @@ public:
     explicit Stopwatch(std::uint64_t& total) : total_(total), start_(std::chrono::steady_clock::now()) {}
     ~Stopwatch() {
         const auto spent = std::chrono::steady_clock::now() - start_;
-        total_ += static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());
+        total_ +=
+            static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());
     }
     Stopwatch(const Stopwatch&) = delete;
     Stopwatch& operator=(const Stopwatch&) = delete;
@@ -175,10 +177,12 @@ Result<std::span<const float>> Session::decode(TokenId token) {
     return out;
 }
 
-Result<std::vector<float>> Session::logits(std::span<const TokenId> tokens, std::span<const std::uint32_t> rows) {
+Result<std::vector<float>> Session::logits(std::span<const TokenId> tokens,
+                                           std::span<const std::uint32_t> rows) {
     for (std::size_t i = 0; i < rows.size(); ++i) {
         if (rows[i] >= tokens.size() || (i > 0 && rows[i] <= rows[i - 1])) {
-            return fail(ErrorCode::kInvalidArgument, "position " + std::to_string(rows[i]) + " is not a rising position within " +
+            return fail(ErrorCode::kInvalidArgument, "position " + std::to_string(rows[i]) +
+                                                         " is not a rising position within " +
                                                          std::to_string(tokens.size()) + " tokens");
         }
     }

@@ -18,8 +18,8 @@ struct Kernels;
 struct SessionState;
 
 struct SessionOptions {
-    std::uint32_t context = 0;        ///< tokens the KV cache holds; 0: what the model was trained for, at most 4096
-    std::uint32_t batch = 512;        ///< prompt tokens computed per pass through the layers
+    std::uint32_t context = 0; ///< tokens the KV cache holds; 0: what the model was trained for, at most 4096
+    std::uint32_t batch = 512; ///< prompt tokens computed per pass through the layers
     WeightGate* gate = nullptr;       ///< not owned; see WeightGate
     const Kernels* kernels = nullptr; ///< null: the best this CPU has (kernels/kernels.h)
 };

@@ -43,17 +43,17 @@ private:
     bool join(std::uint64_t& seen);
     void leave();
 
-    // ticket_: job number (bits 63..17), open (bit 16), workers inside (bits 15..0). A worker enters only an open job,
-    // and the job's fields change only while the ticket is closed and nobody is inside. So a worker that comes late
-    // (its core was taken away) delays nobody.
+    // ticket_: job number (bits 63..17), open (bit 16), workers inside (bits 15..0). A worker enters only an
+    // open job, and the job's fields change only while the ticket is closed and nobody is inside. So a worker
+    // that comes late (its core was taken away) delays nobody.
     static constexpr std::uint64_t kOpen = 1u << 16;
     static constexpr std::uint64_t kInside = kOpen - 1;
     static constexpr std::uint64_t kOneJob = 1u << 17;
 
-    std::mutex turn_;                // one job at a time
-    std::mutex sleep_;               // guards going to sleep, not the job
-    std::condition_variable wake_;   // for workers: there is a job
-    std::condition_variable done_;   // for the caller: nobody is inside
+    std::mutex turn_;              // one job at a time
+    std::mutex sleep_;             // guards going to sleep, not the job
+    std::condition_variable wake_; // for workers: there is a job
+    std::condition_variable done_; // for the caller: nobody is inside
     std::atomic<unsigned> sleepers_{0};
     std::atomic<bool> caller_sleeps_{false};
     std::atomic<bool> stop_{false};

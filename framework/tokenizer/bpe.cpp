@@ -101,7 +101,8 @@ void Merger::merge(std::vector<std::uint32_t>& symbols) {
         heap_.pop_back();
         const std::uint32_t right = next_[best.left];
         // Symbols only ever grow, so equal symbols mean that this candidate is still what it was.
-        if (symbols[best.left] != best.left_symbol || right == kEnd || symbols[right] != best.right_symbol) continue;
+        if (symbols[best.left] != best.left_symbol || right == kEnd || symbols[right] != best.right_symbol)
+            continue;
         symbols[best.left] = best.merged;
         symbols[right] = SymbolTable::kNone; // swallowed
         next_[best.left] = next_[right];

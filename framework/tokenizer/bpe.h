@@ -15,7 +15,8 @@ class SymbolTable {
 public:
     static constexpr std::uint32_t kNone = 0xffffffffu;
 
-    /// Adds a string under the next number; only `findable` ones can be looked up, and of equal ones the first wins.
+    /// Adds a string under the next number; only `findable` ones can be looked up, and of equal ones the
+    /// first wins.
     std::uint32_t add(std::string_view bytes, bool findable);
     [[nodiscard]] std::uint32_t find(std::string_view bytes) const;
     [[nodiscard]] std::string_view bytes(std::uint32_t symbol) const {
@@ -58,8 +59,8 @@ private:
 class Merger {
 public:
     explicit Merger(const MergeTable& merges) : merges_(merges) {}
-    /// Repeatedly merges the pair of lowest rank (of equal rank the leftmost) and leaves the result in `symbols`.
-    /// O(n log n) in the length of the word.
+    /// Repeatedly merges the pair of lowest rank (of equal rank the leftmost) and leaves the result in
+    /// `symbols`. O(n log n) in the length of the word.
     void merge(std::vector<std::uint32_t>& symbols);
 
 private:

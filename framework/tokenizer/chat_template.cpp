@@ -4,8 +4,8 @@ namespace flex::tokenizer {
 
 namespace {
 
-/// Collects a conversation. Text between two special tokens is tokenised as one piece, as the reference tokenizers do;
-/// cutting it elsewhere would give other tokens.
+/// Collects a conversation. Text between two special tokens is tokenised as one piece, as the reference
+/// tokenizers do; cutting it elsewhere would give other tokens.
 class Writer {
 public:
     explicit Writer(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
@@ -52,7 +52,8 @@ struct ChatMlTokens {
 struct Llama3Tokens {
     TokenId start_header, end_header, end_turn;
     static std::optional<Llama3Tokens> of(const Tokenizer& t) {
-        const auto start = t.special("<|start_header_id|>"), end = t.special("<|end_header_id|>"), eot = t.special("<|eot_id|>");
+        const auto start = t.special("<|start_header_id|>"), end = t.special("<|end_header_id|>"),
+                   eot = t.special("<|eot_id|>");
         if (!start || !end || !eot) return std::nullopt;
         return Llama3Tokens{*start, *end, *eot};
     }
@@ -80,7 +81,8 @@ void write_chatml(const Tokenizer& tokenizer, const ChatMlTokens& mark, std::spa
     }
 }
 
-void write_llama3(const Llama3Tokens& mark, std::span<const ChatMessage> messages, const RenderOptions& options, Writer& out) {
+void write_llama3(const Llama3Tokens& mark, std::span<const ChatMessage> messages,
+                  const RenderOptions& options, Writer& out) {
     const auto header = [&](std::string_view role) {
         out.token(mark.start_header);
         out.text(role);
@@ -88,7 +90,8 @@ void write_llama3(const Llama3Tokens& mark, std::span<const ChatMessage> message
         out.text("\n\n");
     };
     for (const ChatMessage& message : messages) {
-        header(message.role == Role::kTool ? "ipython" : name_of(message.role)); // Llama 3.1's name for tool results
+        header(message.role == Role::kTool ? "ipython"
+                                           : name_of(message.role)); // Llama 3.1's name for tool results
         out.text(trim(message.content));
         out.token(mark.end_turn);
     }
@@ -104,15 +107,20 @@ Result<Role> role_from(std::string_view name) {
     if (name == "tool") return Role::kTool;
     std::string shown;
     for (const char c : name.substr(0, 40)) shown += (c >= 0x20 && c < 0x7f) ? c : '?';
-    return fail(ErrorCode::kInvalidArgument, "unknown role '" + shown + "'; use system, user, assistant or tool");
+    return fail(ErrorCode::kInvalidArgument,
+                "unknown role '" + shown + "'; use system, user, assistant or tool");
 }
 
 const char* name_of(Role role) {
     switch (role) {
-    case Role::kSystem: return "system";
-    case Role::kUser: return "user";
-    case Role::kAssistant: return "assistant";
-    case Role::kTool: return "tool";
+    case Role::kSystem:
+        return "system";
+    case Role::kUser:
+        return "user";
+    case Role::kAssistant:
+        return "assistant";
+    case Role::kTool:
+        return "tool";
     }
     return "user";
 }
@@ -130,16 +138,24 @@ ChatTemplate ChatTemplate::recognise(const Tokenizer& tokenizer) {
     return ChatTemplate(tokenizer, family);
 }
 
-Result<std::vector<TokenId>> ChatTemplate::render(std::span<const ChatMessage> messages, const RenderOptions& options) const {
-    if (messages.empty()) return fail(ErrorCode::kInvalidArgument, "a conversation needs at least one message");
+Result<std::vector<TokenId>> ChatTemplate::render(std::span<const ChatMessage> messages,
+                                                  const RenderOptions& options) const {
+    if (messages.empty())
+        return fail(ErrorCode::kInvalidArgument, "a conversation needs at least one message");
     Writer out(*tokenizer_);
     if (tokenizer_->adds_bos() && tokenizer_->bos()) out.token(*tokenizer_->bos());
     switch (family_) {
-    case ChatFamily::kNone: break;
-    case ChatFamily::kChatMl: write_chatml(*tokenizer_, *ChatMlTokens::of(*tokenizer_), messages, options, out); return out.finish();
-    case ChatFamily::kLlama3: write_llama3(*Llama3Tokens::of(*tokenizer_), messages, options, out); return out.finish();
+    case ChatFamily::kNone:
+        break;
+    case ChatFamily::kChatMl:
+        write_chatml(*tokenizer_, *ChatMlTokens::of(*tokenizer_), messages, options, out);
+        return out.finish();
+    case ChatFamily::kLlama3:
+        write_llama3(*Llama3Tokens::of(*tokenizer_), messages, options, out);
+        return out.finish();
     }
-    return fail(ErrorCode::kUnsupported, "this model has no chat template the engine knows (ChatML, Llama 3); use plain completion");
+    return fail(ErrorCode::kUnsupported,
+                "this model has no chat template the engine knows (ChatML, Llama 3); use plain completion");
 }
 
 } // namespace flex::tokenizer

@@ -18,7 +18,8 @@ std::size_t contraction(std::string_view text, std::size_t at) {
 }
 
 /// End of the run of characters of one class from `at` on, of at most `most` characters.
-std::size_t run_end(std::string_view text, std::size_t at, CharClass kind, std::size_t most = static_cast<std::size_t>(-1)) {
+std::size_t run_end(std::string_view text, std::size_t at, CharClass kind,
+                    std::size_t most = static_cast<std::size_t>(-1)) {
     for (Character c = character_at(text, at); most > 0 && c.bytes != 0 && c.kind == kind; --most) {
         at += c.bytes;
         c = character_at(text, at);
@@ -52,8 +53,10 @@ std::size_t word_length(PreTokenizer kind, std::string_view text, std::size_t at
     const bool second_is_letter = second.bytes != 0 && second.kind == CharClass::kLetter;
     const bool second_is_other = second.bytes != 0 && second.kind == CharClass::kOther;
     switch (first.kind) {
-    case CharClass::kLetter: return run_end(text, at, CharClass::kLetter) - at;
-    case CharClass::kNumber: return run_end(text, at, CharClass::kNumber, kind == PreTokenizer::kQwen2 ? 1 : 3) - at;
+    case CharClass::kLetter:
+        return run_end(text, at, CharClass::kLetter) - at;
+    case CharClass::kNumber:
+        return run_end(text, at, CharClass::kNumber, kind == PreTokenizer::kQwen2 ? 1 : 3) - at;
     case CharClass::kOther:
         if (second_is_letter) return run_end(text, second_at, CharClass::kLetter) - at;
         return run_end(text, run_end(text, at, CharClass::kOther), CharClass::kNewline) - at;
@@ -63,7 +66,8 @@ std::size_t word_length(PreTokenizer kind, std::string_view text, std::size_t at
             return run_end(text, run_end(text, second_at, CharClass::kOther), CharClass::kNewline) - at;
         }
         return spaces_end(text, at) - at;
-    case CharClass::kNewline: return spaces_end(text, at) - at;
+    case CharClass::kNewline:
+        return spaces_end(text, at) - at;
     }
     return first.bytes;
 }

@@ -15,8 +15,8 @@ enum class PreTokenizer {
     kQwen2,    ///< digits = 1
 };
 
-/// Length in bytes of the word that starts `text` at `at` (at < text.size()); at least 1. Calling it from one word's end
-/// to the next takes linear time over the whole text.
+/// Length in bytes of the word that starts `text` at `at` (at < text.size()); at least 1. Calling it from one
+/// word's end to the next takes linear time over the whole text.
 [[nodiscard]] std::size_t word_length(PreTokenizer kind, std::string_view text, std::size_t at);
 
 } // namespace flex::tokenizer

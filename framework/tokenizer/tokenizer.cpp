@@ -15,12 +15,19 @@ namespace {
 constexpr std::uint64_t kMaxVocabulary = 1u << 22;
 
 /// Numbers of `tokenizer.ggml.token_type` (llama.cpp's llama_token_type).
-enum class TokenType : std::uint8_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+enum class TokenType : std::uint8_t {
+    kNormal = 1,
+    kUnknown = 2,
+    kControl = 3,
+    kUserDefined = 4,
+    kUnused = 5,
+    kByte = 6
+};
 
 Error corrupt(std::string what) { return fail(ErrorCode::kCorrupt, "GGUF tokenizer: " + std::move(what)); }
 
-/// GPT-2 writes every byte as a printable character: bytes that are printable in Latin-1 as themselves, the others from
-/// U+0100 on in order. This is the way back; -1 where a code stands for no byte.
+/// GPT-2 writes every byte as a printable character: bytes that are printable in Latin-1 as themselves, the
+/// others from U+0100 on in order. This is the way back; -1 where a code stands for no byte.
 std::array<int, 0x144> make_byte_of_code() {
     std::array<int, 0x144> table{};
     table.fill(-1);
@@ -49,9 +56,9 @@ std::string decode_vocabulary_string(std::string_view text) {
 } // namespace
 
 struct Tokenizer::Tables {
-    SymbolTable symbols;           // [0, vocabulary) are tokens; later ones exist only between merges
+    SymbolTable symbols; // [0, vocabulary) are tokens; later ones exist only between merges
     MergeTable merges;
-    std::vector<TokenType> types;  // [vocabulary]
+    std::vector<TokenType> types; // [vocabulary]
     std::array<TokenId, 256> byte_token{};
     std::vector<TokenId> specials; // control and user-defined, by first byte, then longest first
     std::array<std::uint32_t, 257> specials_begin{};
@@ -60,7 +67,8 @@ struct Tokenizer::Tables {
     std::string chat_template;
     PreTokenizer pre = PreTokenizer::kQwen2;
     bool add_bos = false;
-    bool whole_words = false; // "ignore_merges": a word that is a token is that token, whatever the merges say
+    bool whole_words =
+        false; // "ignore_merges": a word that is a token is that token, whatever the merges say
 
     [[nodiscard]] std::uint32_t vocabulary() const { return static_cast<std::uint32_t>(types.size()); }
     [[nodiscard]] std::string_view name(TokenId id) const { return symbols.bytes(id); }
@@ -73,13 +81,15 @@ struct Tokenizer::Tables {
     [[nodiscard]] std::uint32_t symbol_for(std::string_view bytes);
     [[nodiscard]] std::optional<TokenId> special(std::string_view name) const;
     [[nodiscard]] std::optional<TokenId> special_at(std::string_view text) const;
-    void encode_plain(std::string_view text, Merger& merger, std::vector<std::uint32_t>& word, std::vector<TokenId>& out) const;
+    void encode_plain(std::string_view text, Merger& merger, std::vector<std::uint32_t>& word,
+                      std::vector<TokenId>& out) const;
 };
 
 Status Tokenizer::Tables::read_kind(const engine::Gguf& gguf) {
     FLEX_ASSIGN(const auto model, gguf.string_value("tokenizer.ggml.model"));
     if (!model) return fail(ErrorCode::kNotFound, "the file has no tokenizer");
-    if (*model != "gpt2") return fail(ErrorCode::kUnsupported, "tokenizer model is not supported, only gpt2 (byte-level BPE)");
+    if (*model != "gpt2")
+        return fail(ErrorCode::kUnsupported, "tokenizer model is not supported, only gpt2 (byte-level BPE)");
     FLEX_ASSIGN(const auto pre_name, gguf.string_value("tokenizer.ggml.pre"));
     const std::string_view name = pre_name.value_or("");
     if (name == "llama-bpe" || name == "llama3" || name == "llama-v3") {
@@ -102,7 +112,8 @@ Status Tokenizer::Tables::read_tokens(const engine::Gguf& gguf) {
     FLEX_ASSIGN(const auto tokens, gguf.string_array("tokenizer.ggml.tokens"));
     FLEX_ASSIGN(const auto kinds, gguf.integer_array("tokenizer.ggml.token_type"));
     if (!tokens || tokens->size() == 0) return fail(ErrorCode::kNotFound, "the file has no vocabulary");
-    if (tokens->size() > kMaxVocabulary) return corrupt("absurd vocabulary of " + std::to_string(tokens->size()));
+    if (tokens->size() > kMaxVocabulary)
+        return corrupt("absurd vocabulary of " + std::to_string(tokens->size()));
     if (kinds && kinds->size() != tokens->size()) return corrupt("token types do not match the vocabulary");
     types.reserve(tokens->size());
     for (const std::string_view text : *tokens) {
@@ -117,7 +128,8 @@ Status Tokenizer::Tables::read_tokens(const engine::Gguf& gguf) {
     for (unsigned byte = 0; byte < 256; ++byte) {
         const char c = static_cast<char>(byte);
         byte_token[byte] = symbols.find(std::string_view(&c, 1));
-        if (byte_token[byte] == SymbolTable::kNone) return corrupt("no token for byte " + std::to_string(byte));
+        if (byte_token[byte] == SymbolTable::kNone)
+            return corrupt("no token for byte " + std::to_string(byte));
     }
     return {};
 }
@@ -136,7 +148,8 @@ Status Tokenizer::Tables::read_merges(const engine::Gguf& gguf) {
     std::uint32_t rank = 0;
     for (const std::string_view rule : *rules) {
         const std::size_t space = rule.find(' ', 1);
-        if (space == std::string_view::npos || space + 1 >= rule.size()) return corrupt("merge without two parts");
+        if (space == std::string_view::npos || space + 1 >= rule.size())
+            return corrupt("merge without two parts");
         const std::string left = decode_vocabulary_string(rule.substr(0, space));
         const std::string right = decode_vocabulary_string(rule.substr(space + 1));
         const std::uint32_t a = symbol_for(left), b = symbol_for(right);
@@ -159,7 +172,8 @@ Status Tokenizer::Tables::read_special_ids(const engine::Gguf& gguf) {
     for (const auto& id : {eos, eot, eom}) {
         if (id) end_tokens.push_back(*id);
     }
-    // Chat models end a turn with another token than the file's eos says; the names are those of the two families.
+    // Chat models end a turn with another token than the file's eos says; the names are those of the two
+    // families.
     for (const char* name : {"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>"}) {
         if (const auto id = special(name)) end_tokens.push_back(*id);
     }
@@ -217,7 +231,8 @@ void Tokenizer::Tables::encode_plain(std::string_view text, Merger& merger, std:
             if (symbol < vocabulary()) {
                 out.push_back(symbol);
             } else {
-                for (const char c : symbols.bytes(symbol)) out.push_back(byte_token[static_cast<unsigned char>(c)]);
+                for (const char c : symbols.bytes(symbol))
+                    out.push_back(byte_token[static_cast<unsigned char>(c)]);
             }
         }
     }

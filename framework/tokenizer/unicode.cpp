@@ -15,8 +15,9 @@ struct CodeRange {
 #include "tokenizer/unicode_tables.inc"
 
 template <std::size_t N> bool in(const CodeRange (&ranges)[N], std::uint32_t code) {
-    const auto* after = std::upper_bound(std::begin(ranges), std::end(ranges), code,
-                                         [](std::uint32_t c, const CodeRange& range) { return c < range.first; });
+    const auto* after =
+        std::upper_bound(std::begin(ranges), std::end(ranges), code,
+                         [](std::uint32_t c, const CodeRange& range) { return c < range.first; });
     return after != std::begin(ranges) && code <= std::prev(after)->last;
 }
 

@@ -21,12 +21,12 @@ struct Character {
     CharClass kind = CharClass::kOther;
 };
 
-/// The character that starts at `at`. A byte that starts no well-formed sequence (Unicode Standard, table 3-7) counts as
-/// U+FFFD and one byte.
+/// The character that starts at `at`. A byte that starts no well-formed sequence (Unicode Standard, table
+/// 3-7) counts as U+FFFD and one byte.
 [[nodiscard]] Character character_at(std::string_view text, std::size_t at);
 
-/// Length of the well-formed UTF-8 sequence at the start of `text`; 0: there is none; -1: there may be one, but the
-/// text ends too early to tell. `text` is not empty.
+/// Length of the well-formed UTF-8 sequence at the start of `text`; 0: there is none; -1: there may be one,
+/// but the text ends too early to tell. `text` is not empty.
 [[nodiscard]] int utf8_length(std::string_view text);
 
 [[nodiscard]] CharClass class_of(std::uint32_t code);

@@ -1,4 +1,5 @@
-// AVX2 + FMA + F16C. One 256-bit register holds the eight lanes of the reference, or eight rows of a weight matrix.
+// AVX2 + FMA + F16C. One 256-bit register holds the eight lanes of the reference, or eight rows of a weight
+// matrix.
 #include "engine/kernels/exact.h"
 #include "engine/kernels/tables.h"
 
@@ -13,19 +14,38 @@ using I8 = __m256i;
 
 inline const __m256i* as_vector(const void* p) { return static_cast<const __m256i*>(p); }
 
-// ---- lanes -----------------------------------------------------------------------------------------------------------
+// ---- lanes
+// -----------------------------------------------------------------------------------------------------------
 
-/// The reference's reduction for eight accumulators at once: result lane i = reduction of a[i].
+/// 32 lanes of the reference, 8 in a register.
+struct Lanes {
+    F8 part[4] = {};
+
+    void multiply_add(F8 a, F8 b, int j) { part[j] = _mm256_fmadd_ps(a, b, part[j]); }
+    /// The reference's first two halvings.
+    [[nodiscard]] F8 fold() const {
+        return _mm256_add_ps(_mm256_add_ps(part[0], part[2]), _mm256_add_ps(part[1], part[3]));
+    }
+};
+
+/// The rest of the reduction for eight folded sums at once: result lane i = the sum of a[i].
 inline F8 reduce8(const F8 a[8]) {
-    const F8 a01 = _mm256_hadd_ps(a[0], a[1]), a23 = _mm256_hadd_ps(a[2], a[3]);
-    const F8 a45 = _mm256_hadd_ps(a[4], a[5]), a67 = _mm256_hadd_ps(a[6], a[7]);
-    const F8 a0123 = _mm256_hadd_ps(a01, a23), a4567 = _mm256_hadd_ps(a45, a67);
-    const F8 low = _mm256_permute2f128_ps(a0123, a4567, 0x20);
-    const F8 high = _mm256_permute2f128_ps(a0123, a4567, 0x31);
-    return _mm256_add_ps(low, high);
+    F8 quads[4]; // a[i] in the low half, a[i + 4] in the high half
+    for (int i = 0; i < 4; ++i) {
+        quads[i] = _mm256_add_ps(_mm256_permute2f128_ps(a[i], a[i + 4], 0x20),
+                                 _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    }
+    return _mm256_hadd_ps(_mm256_hadd_ps(quads[0], quads[1]), _mm256_hadd_ps(quads[2], quads[3]));
 }
 
 inline float reduce1(F8 a) {
+    const __m128 quad = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    const __m128 pairs = _mm_hadd_ps(quad, quad);
+    return _mm_cvtss_f32(_mm_hadd_ps(pairs, pairs));
+}
+
+/// The 8 lanes of softmax: neighbours first.
+inline float sum_neighbours(F8 a) {
     const F8 pairs = _mm256_hadd_ps(a, a);
     const F8 quads = _mm256_hadd_ps(pairs, pairs);
     return _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(quads), _mm256_extractf128_ps(quads, 1)));
@@ -39,7 +59,7 @@ inline I8 tail_mask(std::size_t n) { // n in 1..7 lanes
 struct LoadF32 {
     using Weight = float;
     static F8 full(const float* p) { return _mm256_loadu_ps(p); }
-    static F8 part(const float* p, std::size_t n) { return _mm256_maskload_ps(p, tail_mask(n)); }
+    static F8 part(const float* p, std::size_t n) { return _mm256_maskload_ps(p, tail_mask(n)); } // n < 8
 };
 
 struct LoadF16 {
@@ -67,62 +87,70 @@ struct LoadBf16 {
     }
 };
 
-// ---- float matrices --------------------------------------------------------------------------------------------------
+// ---- dot products
+// ----------------------------------------------------------------------------------------------------
 
-/// y[t][r] for R rows of w and T tokens (R * T <= 8 accumulators).
-template <int R, int T, class Load>
-void dot_tile(const typename Load::Weight* w, std::size_t w_stride, const float* x, std::size_t x_stride, std::size_t n,
-              float* y, std::size_t y_stride) {
-    F8 acc[8] = {};
+/// `count` elements at p, zeros after them.
+template <class Load> F8 load_some(const typename Load::Weight* p, std::size_t count) {
+    if (count >= 8) return Load::full(p);
+    return count == 0 ? _mm256_setzero_ps() : Load::part(p, count);
+}
+
+/// Folded dot products of x with R rows of w, `stride` apart.
+template <int R, class Load>
+inline void dot_rows(const typename Load::Weight* w, std::size_t stride, const float* x, std::size_t n,
+                     F8 folded[R]) {
+    Lanes sum[R];
     std::size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        F8 xs[T];
-        for (int t = 0; t < T; ++t) xs[t] = _mm256_loadu_ps(x + t * x_stride + i);
-        for (int r = 0; r < R; ++r) {
-            const F8 ws = Load::full(w + r * w_stride + i);
-            for (int t = 0; t < T; ++t) acc[r * T + t] = _mm256_fmadd_ps(ws, xs[t], acc[r * T + t]);
+    for (; i + 32 <= n; i += 32) {
+        for (int j = 0; j < 4; ++j) {
+            const F8 xs = _mm256_loadu_ps(x + i + 8 * j);
+            for (int r = 0; r < R; ++r) sum[r].multiply_add(Load::full(w + r * stride + i + 8 * j), xs, j);
         }
     }
-    if (i < n) {
-        for (int r = 0; r < R; ++r) {
-            const F8 ws = Load::part(w + r * w_stride + i, n - i);
-            for (int t = 0; t < T; ++t) {
-                acc[r * T + t] = _mm256_fmadd_ps(ws, LoadF32::part(x + t * x_stride + i, n - i), acc[r * T + t]);
-            }
-        }
+    for (int j = 0; j < 4 && i < n; ++j) {
+        const std::size_t at =
+            i + 8 * static_cast<std::size_t>(j) < n ? i + 8 * static_cast<std::size_t>(j) : n;
+        const F8 xs = load_some<LoadF32>(x + at, n - at);
+        for (int r = 0; r < R; ++r) sum[r].multiply_add(load_some<Load>(w + r * stride + at, n - at), xs, j);
     }
-    alignas(32) float out[8];
-    _mm256_store_ps(out, reduce8(acc));
-    for (int r = 0; r < R; ++r) {
-        for (int t = 0; t < T; ++t) y[t * y_stride + r] = out[r * T + t];
+    for (int r = 0; r < R; ++r) folded[r] = sum[r].fold();
+}
+
+/// out[r] = factor * dot(x, row r of w) for `rows` rows.
+template <class Load, bool kScale = false>
+void dot_all(const typename Load::Weight* w, std::size_t rows, std::size_t n, const float* x, float factor,
+             float* out) {
+    std::size_t r = 0;
+    for (; r + 8 <= rows; r += 8) {
+        F8 folded[8];
+        for (int pair = 0; pair < 8; pair += 2) dot_rows<2, Load>(w + (r + pair) * n, n, x, n, folded + pair);
+        F8 sums = reduce8(folded);
+        if constexpr (kScale) sums = _mm256_mul_ps(sums, _mm256_set1_ps(factor));
+        _mm256_storeu_ps(out + r, sums);
+    }
+    for (; r < rows; ++r) {
+        F8 folded;
+        dot_rows<1, Load>(w + r * n, n, x, n, &folded);
+        out[r] = kScale ? reduce1(folded) * factor : reduce1(folded);
     }
 }
 
 template <class Load>
-void matmul_rows(const typename Load::Weight* w, std::size_t rows, std::size_t n, const float* x, std::size_t tokens,
-                 float* y, std::size_t y_stride) {
-    std::size_t r = 0;
-    for (; r + 4 <= rows; r += 4) {
-        std::size_t t = 0;
-        for (; t + 2 <= tokens; t += 2) dot_tile<4, 2, Load>(w + r * n, n, x + t * n, n, n, y + t * y_stride + r, y_stride);
-        if (t < tokens) dot_tile<4, 1, Load>(w + r * n, n, x + t * n, n, n, y + t * y_stride + r, y_stride);
-    }
-    for (; r < rows; ++r) {
-        for (std::size_t t = 0; t < tokens; ++t) {
-            dot_tile<1, 1, Load>(w + r * n, n, x + t * n, n, n, y + t * y_stride + r, y_stride);
-        }
-    }
+void matmul_rows(const typename Load::Weight* w, std::size_t rows, std::size_t n, const float* x,
+                 std::size_t tokens, float* y, std::size_t y_stride) {
+    for (std::size_t t = 0; t < tokens; ++t) dot_all<Load>(w, rows, n, x + t * n, 1.0F, y + t * y_stride);
 }
 
-void matmul_f32(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
-                std::size_t y_stride, std::byte*) {
+void matmul_f32(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
+                float* y, std::size_t y_stride, std::byte*) {
     matmul_rows<LoadF32>(reinterpret_cast<const float*>(w), rows, columns, x, tokens, y, y_stride);
 }
 
 /// Many tokens: widen four rows once, then use them for all tokens.
 template <class Load>
-void matmul_half(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
-                 std::size_t y_stride, std::byte* scratch) {
+void matmul_half(const std::byte* w, std::size_t rows, std::size_t columns, const float* x,
+                 std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch) {
     const auto* weights = reinterpret_cast<const std::uint16_t*>(w);
     if (tokens < 4) return matmul_rows<Load>(weights, rows, columns, x, tokens, y, y_stride);
     auto* wide = reinterpret_cast<float*>(scratch);
@@ -137,13 +165,13 @@ void matmul_half(const std::byte* w, std::size_t rows, std::size_t columns, cons
     }
 }
 
-void matmul_f16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
-                std::size_t y_stride, std::byte* scratch) {
+void matmul_f16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
+                float* y, std::size_t y_stride, std::byte* scratch) {
     matmul_half<LoadF16>(w, rows, columns, x, tokens, y, y_stride, scratch);
 }
 
-void matmul_bf16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
-                 std::size_t y_stride, std::byte* scratch) {
+void matmul_bf16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x,
+                 std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch) {
     matmul_half<LoadBf16>(w, rows, columns, x, tokens, y, y_stride, scratch);
 }
 
@@ -160,7 +188,8 @@ void round_to_bf16(const float* x, std::size_t n, float* y) {
     for (std::size_t i = 0; i < n; ++i) y[i] = round_bf16(x[i]);
 }
 
-// ---- Q8_0 ------------------------------------------------------------------------------------------------------------
+// ---- Q8_0
+// ------------------------------------------------------------------------------------------------------------
 
 void quantize(const float* x, std::size_t n, std::int8_t* q, float* scale) {
     const F8 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
@@ -169,7 +198,8 @@ void quantize(const float* x, std::size_t n, std::int8_t* q, float* scale) {
         F8 v[4], most = _mm256_setzero_ps();
         for (int i = 0; i < 4; ++i) {
             v[i] = _mm256_loadu_ps(x + 8 * i);
-            most = _mm256_max_ps(_mm256_and_ps(v[i], magnitude), most); // NaN in the first operand: the second wins
+            most = _mm256_max_ps(_mm256_and_ps(v[i], magnitude),
+                                 most); // NaN in the first operand: the second wins
         }
         __m128 m = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
         m = _mm_max_ps(m, _mm_movehl_ps(m, m));
@@ -182,14 +212,15 @@ void quantize(const float* x, std::size_t n, std::int8_t* q, float* scale) {
             const F8 clamped = _mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(v[i], inverse), low), high);
             whole[i] = _mm256_cvtps_epi32(clamped); // MXCSR default: half to even
         }
-        const I8 bytes = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3]));
+        const I8 bytes = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]),
+                                            _mm256_packs_epi32(whole[2], whole[3]));
         const I8 order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); // the packs worked within 128-bit halves
         _mm256_storeu_si256(reinterpret_cast<I8*>(q), _mm256_permutevar8x32_epi32(bytes, order));
     }
 }
 
-/// 32 products in four-byte groups. |w| <= 128 and |q| <= 127, so a pair is at most 32512 and maddubs does not saturate;
-/// w has to be the unsigned side, since -(-128) does not exist in int8.
+/// 32 products in four-byte groups. |w| <= 128 and |q| <= 127, so a pair is at most 32512 and maddubs does
+/// not saturate; w has to be the unsigned side, since -(-128) does not exist in int8.
 inline I8 products(I8 w, I8 w_magnitude, I8 q) {
     const I8 pairs = _mm256_maddubs_epi16(w_magnitude, _mm256_sign_epi8(q, w));
     return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
@@ -200,7 +231,8 @@ inline I8 sum8(const I8 a[8]) {
     const I8 a01 = _mm256_hadd_epi32(a[0], a[1]), a23 = _mm256_hadd_epi32(a[2], a[3]);
     const I8 a45 = _mm256_hadd_epi32(a[4], a[5]), a67 = _mm256_hadd_epi32(a[6], a[7]);
     const I8 a0123 = _mm256_hadd_epi32(a01, a23), a4567 = _mm256_hadd_epi32(a45, a67);
-    return _mm256_add_epi32(_mm256_permute2x128_si256(a0123, a4567, 0x20), _mm256_permute2x128_si256(a0123, a4567, 0x31));
+    return _mm256_add_epi32(_mm256_permute2x128_si256(a0123, a4567, 0x20),
+                            _mm256_permute2x128_si256(a0123, a4567, 0x31));
 }
 
 /// The f16 scales of block b of R rows, widened (R <= 8; missing rows give 0).
@@ -219,10 +251,11 @@ template <int R> inline F8 row_scales(const std::byte* const row[], std::size_t 
 
 /// Few tokens: R rows straight from the file's layout. Memory-bound, so the weights pass by once, in order.
 template <int R>
-void rows_by_token(const std::byte* w, std::size_t blocks, const std::int8_t* q, const float* scale, float* y) {
+void rows_by_token(const std::byte* w, std::size_t blocks, const std::int8_t* q, const float* scale,
+                   float* y) {
     const std::byte* row[R];
     for (int r = 0; r < R; ++r) row[r] = w + r * blocks * kQ8BlockBytes;
-    F8 acc = _mm256_setzero_ps();
+    F8 acc[2] = {}; // [0] takes the coming block: even and odd ones in turn
     for (std::size_t b = 0; b < blocks; ++b) {
         const std::size_t offset = b * kQ8BlockBytes;
         const I8 x = _mm256_loadu_si256(as_vector(q + b * kQ8Block));
@@ -230,13 +263,16 @@ void rows_by_token(const std::byte* w, std::size_t blocks, const std::int8_t* q,
         for (int r = 0; r < R; ++r) {
             const I8 weights = _mm256_loadu_si256(as_vector(row[r] + offset + 2));
             sums[r] = products(weights, _mm256_abs_epi8(weights), x);
-            if constexpr (R == 8) _mm_prefetch(reinterpret_cast<const char*>(row[r] + offset + 1024), _MM_HINT_T0);
+            if constexpr (R == 8)
+                _mm_prefetch(reinterpret_cast<const char*>(row[r] + offset + 1024), _MM_HINT_T0);
         }
         const F8 factor = _mm256_mul_ps(row_scales<R>(row, offset), _mm256_set1_ps(scale[b]));
-        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum8(sums)), factor, acc);
+        const F8 even = acc[1];
+        acc[1] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum8(sums)), factor, acc[0]);
+        acc[0] = even;
     }
     alignas(32) float out[8];
-    _mm256_store_ps(out, acc);
+    _mm256_store_ps(out, _mm256_add_ps(acc[0], acc[1]));
     for (int r = 0; r < R; ++r) y[r] = out[r];
 }
 
@@ -259,7 +295,8 @@ inline void transpose8(const I8 in[8], I8 out[8]) {
     }
 }
 
-/// Eight rows side by side: packed[block][group of 4 columns][row][4], scales[block][row]. Rows beyond `rows` are zero.
+/// Eight rows side by side: packed[block][group of 4 columns][row][4], scales[block][row]. Rows beyond `rows`
+/// are zero.
 void pack_panel(const std::byte* w, std::size_t rows, std::size_t blocks, std::byte* packed, float* scales) {
     for (std::size_t b = 0; b < blocks; ++b) {
         I8 in[8] = {}, out[8];
@@ -270,35 +307,49 @@ void pack_panel(const std::byte* w, std::size_t rows, std::size_t blocks, std::b
             d[r] = f16_to_f32(load_u16(block));
         }
         transpose8(in, out);
-        for (int g = 0; g < 8; ++g) _mm256_store_si256(reinterpret_cast<I8*>(packed + b * 256 + g * 32), out[g]);
+        for (int g = 0; g < 8; ++g)
+            _mm256_store_si256(reinterpret_cast<I8*>(packed + b * 256 + g * 32), out[g]);
         for (int r = 0; r < 8; ++r) scales[b * 8 + r] = d[r];
     }
 }
 
-/// Eight packed rows times T tokens; lane = row, so no sum ever crosses lanes.
+/// One block of eight packed rows times T tokens; lane = row, so no sum ever crosses lanes.
+template <int T>
+inline void panel_block(const std::byte* packed, const float* scales_of_rows, const std::int8_t* q,
+                        std::size_t columns, const float* scale, std::size_t blocks, F8 acc[T]) {
+    I8 sum[T];
+    for (int t = 0; t < T; ++t) sum[t] = _mm256_setzero_si256();
+    for (int g = 0; g < 8; ++g) {
+        const I8 w = _mm256_load_si256(as_vector(packed + g * 32));
+        const I8 w_magnitude = _mm256_abs_epi8(w);
+        for (int t = 0; t < T; ++t) {
+            int four;
+            __builtin_memcpy(&four, q + t * columns + g * 4, 4);
+            sum[t] = _mm256_add_epi32(sum[t], products(w, w_magnitude, _mm256_set1_epi32(four)));
+        }
+    }
+    const F8 d = _mm256_load_ps(scales_of_rows);
+    for (int t = 0; t < T; ++t) {
+        const F8 factor = _mm256_mul_ps(d, _mm256_set1_ps(scale[t * blocks]));
+        acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]), factor, acc[t]);
+    }
+}
+
 template <int T>
 void panel_tile(const std::byte* packed, const float* scales, std::size_t blocks, const std::int8_t* q,
                 const float* scale, F8 acc[T]) {
     const std::size_t columns = blocks * kQ8Block;
-    for (int t = 0; t < T; ++t) acc[t] = _mm256_setzero_ps();
-    for (std::size_t b = 0; b < blocks; ++b) {
-        I8 sum[T];
-        for (int t = 0; t < T; ++t) sum[t] = _mm256_setzero_si256();
-        for (int g = 0; g < 8; ++g) {
-            const I8 w = _mm256_load_si256(as_vector(packed + b * 256 + g * 32));
-            const I8 w_magnitude = _mm256_abs_epi8(w);
-            for (int t = 0; t < T; ++t) {
-                int four;
-                __builtin_memcpy(&four, q + t * columns + b * kQ8Block + g * 4, 4);
-                sum[t] = _mm256_add_epi32(sum[t], products(w, w_magnitude, _mm256_set1_epi32(four)));
-            }
-        }
-        const F8 d = _mm256_load_ps(scales + b * 8);
-        for (int t = 0; t < T; ++t) {
-            const F8 factor = _mm256_mul_ps(d, _mm256_set1_ps(scale[t * blocks + b]));
-            acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]), factor, acc[t]);
-        }
+    F8 even[T], odd[T];
+    for (int t = 0; t < T; ++t) even[t] = odd[t] = _mm256_setzero_ps();
+    std::size_t b = 0;
+    for (; b + 2 <= blocks; b += 2) {
+        panel_block<T>(packed + b * 256, scales + b * 8, q + b * kQ8Block, columns, scale + b, blocks, even);
+        panel_block<T>(packed + b * 256 + 256, scales + b * 8 + 8, q + b * kQ8Block + kQ8Block, columns,
+                       scale + b + 1, blocks, odd);
     }
+    if (b < blocks)
+        panel_block<T>(packed + b * 256, scales + b * 8, q + b * kQ8Block, columns, scale + b, blocks, even);
+    for (int t = 0; t < T; ++t) acc[t] = _mm256_add_ps(even[t], odd[t]);
 }
 
 template <int T>
@@ -315,8 +366,8 @@ void panel_tokens(const std::byte* packed, const float* scales, std::size_t rows
     }
 }
 
-void matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q, const float* scale,
-                 std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch) {
+void matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q,
+                 const float* scale, std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch) {
     const std::size_t blocks = columns / kQ8Block;
     const std::size_t row_bytes = blocks * kQ8BlockBytes;
     if (tokens < 4) {
@@ -334,15 +385,18 @@ void matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, cons
         pack_panel(w + r * row_bytes, some, blocks, packed, scales);
         std::size_t t = 0;
         for (; t + 4 <= tokens; t += 4) {
-            panel_tokens<4>(packed, scales, some, blocks, q + t * columns, scale + t * blocks, y + t * y_stride + r, y_stride);
+            panel_tokens<4>(packed, scales, some, blocks, q + t * columns, scale + t * blocks,
+                            y + t * y_stride + r, y_stride);
         }
         for (; t < tokens; ++t) {
-            panel_tokens<1>(packed, scales, some, blocks, q + t * columns, scale + t * blocks, y + t * y_stride + r, y_stride);
+            panel_tokens<1>(packed, scales, some, blocks, q + t * columns, scale + t * blocks,
+                            y + t * y_stride + r, y_stride);
         }
     }
 }
 
-// ---- elementwise -----------------------------------------------------------------------------------------------------
+// ---- elementwise
+// -----------------------------------------------------------------------------------------------------
 
 inline F8 exp8(F8 x) { // exact_exp, lane by lane
     x = _mm256_max_ps(x, _mm256_set1_ps(kExpLow));
@@ -364,13 +418,12 @@ inline F8 exp8(F8 x) { // exact_exp, lane by lane
 }
 
 void rms_norm(const float* x, const float* weight, std::size_t n, float epsilon, float* y) {
-    F8 acc = _mm256_setzero_ps();
-    std::size_t i = 0;
-    for (; i + 8 <= n; i += 8) acc = _mm256_fmadd_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i), acc);
-    if (i < n) acc = _mm256_fmadd_ps(LoadF32::part(x + i, n - i), LoadF32::part(x + i, n - i), acc);
-    const float factor = 1.0F / __builtin_sqrtf(reduce1(acc) / static_cast<float>(n) + epsilon);
+    F8 squares;
+    dot_rows<1, LoadF32>(x, 0, x, n, &squares);
+    const float factor = 1.0F / __builtin_sqrtf(reduce1(squares) / static_cast<float>(n) + epsilon);
     const F8 factors = _mm256_set1_ps(factor);
-    for (i = 0; i + 8 <= n; i += 8) {
+    std::size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
         const F8 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + i), factors);
         _mm256_storeu_ps(y + i, _mm256_mul_ps(scaled, _mm256_loadu_ps(weight + i)));
     }
@@ -379,7 +432,8 @@ void rms_norm(const float* x, const float* weight, std::size_t n, float epsilon,
 
 void add(float* x, const float* y, std::size_t n) {
     std::size_t i = 0;
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(x + i, _mm256_add_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(x + i, _mm256_add_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
     for (; i < n; ++i) x[i] += y[i];
 }
 
@@ -394,34 +448,12 @@ void silu_multiply(float* gate, const float* up, std::size_t n) {
     for (; i < n; ++i) gate[i] = gate[i] / (1.0F + exact_exp(-gate[i])) * up[i];
 }
 
-// ---- attention -------------------------------------------------------------------------------------------------------
+// ---- attention
+// -------------------------------------------------------------------------------------------------------
 
-template <int R>
-void score_keys(const float* query, const float* keys, std::size_t head_size, float factor, float* out) {
-    F8 acc[8] = {};
-    std::size_t d = 0;
-    for (; d + 8 <= head_size; d += 8) {
-        const F8 q = _mm256_loadu_ps(query + d);
-        for (int r = 0; r < R; ++r) acc[r] = _mm256_fmadd_ps(q, _mm256_loadu_ps(keys + r * head_size + d), acc[r]);
-    }
-    if (d < head_size) {
-        const F8 q = LoadF32::part(query + d, head_size - d);
-        for (int r = 0; r < R; ++r) {
-            acc[r] = _mm256_fmadd_ps(q, LoadF32::part(keys + r * head_size + d, head_size - d), acc[r]);
-        }
-    }
-    const F8 scaled = _mm256_mul_ps(reduce8(acc), _mm256_set1_ps(factor));
-    if constexpr (R == 8) {
-        _mm256_storeu_ps(out, scaled);
-    } else {
-        _mm256_maskstore_ps(out, tail_mask(R), scaled);
-    }
-}
-
-void scores(const float* query, const float* keys, std::size_t count, std::size_t head_size, float factor, float* out) {
-    std::size_t i = 0;
-    for (; i + 8 <= count; i += 8) score_keys<8>(query, keys + i * head_size, head_size, factor, out + i);
-    for (; i < count; ++i) score_keys<1>(query, keys + i * head_size, head_size, factor, out + i);
+void scores(const float* query, const float* keys, std::size_t count, std::size_t head_size, float factor,
+            float* out) {
+    dot_all<LoadF32, true>(keys, count, head_size, query, factor, out);
 }
 
 void softmax(float* x, std::size_t n) {
@@ -446,7 +478,7 @@ void softmax(float* x, std::size_t n) {
         for (std::size_t j = i; j < n; ++j) x[j] = exact_exp(x[j] - most);
         sum = _mm256_add_ps(sum, LoadF32::part(x + i, n - i));
     }
-    const float inverse = 1.0F / reduce1(sum);
+    const float inverse = 1.0F / sum_neighbours(sum);
     const F8 inverses = _mm256_set1_ps(inverse);
     for (i = 0; i + 8 <= n; i += 8) _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), inverses));
     for (; i < n; ++i) x[i] *= inverse;
@@ -454,17 +486,20 @@ void softmax(float* x, std::size_t n) {
 
 /// C * 8 neighbouring elements of the result stay in registers while all values pass.
 template <int C>
-void weighted_columns(const float* weights, const float* values, std::size_t count, std::size_t head_size, float* out) {
+void weighted_columns(const float* weights, const float* values, std::size_t count, std::size_t head_size,
+                      float* out) {
     F8 acc[C];
     for (int c = 0; c < C; ++c) acc[c] = _mm256_setzero_ps();
     for (std::size_t i = 0; i < count; ++i) {
         const F8 w = _mm256_set1_ps(weights[i]);
-        for (int c = 0; c < C; ++c) acc[c] = _mm256_fmadd_ps(w, _mm256_loadu_ps(values + i * head_size + 8 * c), acc[c]);
+        for (int c = 0; c < C; ++c)
+            acc[c] = _mm256_fmadd_ps(w, _mm256_loadu_ps(values + i * head_size + 8 * c), acc[c]);
     }
     for (int c = 0; c < C; ++c) _mm256_storeu_ps(out + 8 * c, acc[c]);
 }
 
-void weighted_sum(const float* weights, const float* values, std::size_t count, std::size_t head_size, float* out) {
+void weighted_sum(const float* weights, const float* values, std::size_t count, std::size_t head_size,
+                  float* out) {
     std::size_t d = 0;
     for (; d + 64 <= head_size; d += 64) weighted_columns<8>(weights, values + d, count, head_size, out + d);
     for (; d + 8 <= head_size; d += 8) weighted_columns<1>(weights, values + d, count, head_size, out + d);

@@ -1,5 +1,6 @@
-// Scalar building blocks shared by the reference kernels and the tails of the SIMD ones. Everything is `static inline` in
-// an unnamed namespace on purpose: files compiled for a richer CPU must not lend their copies to the others.
+// Scalar building blocks shared by the reference kernels and the tails of the SIMD ones. Everything is
+// `static inline` in an unnamed namespace on purpose: files compiled for a richer CPU must not lend their
+// copies to the others.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +38,8 @@ namespace {
     const std::uint32_t u = bits_of(x);
     const auto sign = static_cast<std::uint16_t>((u >> 16) & 0x8000u);
     const std::uint32_t magnitude = u & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
+    if (magnitude > 0x7f800000u)
+        return static_cast<std::uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
     if (magnitude >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u); // >= 65520
     if (magnitude < 0x38800000u) { // below the smallest normal: let the adder round to a multiple of 2^-24
         const float shifted = float_of(magnitude) + 0.5F;
@@ -47,7 +49,9 @@ namespace {
     return static_cast<std::uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13));
 }
 
-[[maybe_unused]] inline float bf16_to_f32(std::uint16_t h) { return float_of(static_cast<std::uint32_t>(h) << 16); }
+[[maybe_unused]] inline float bf16_to_f32(std::uint16_t h) {
+    return float_of(static_cast<std::uint32_t>(h) << 16);
+}
 
 /// To bfloat16 precision, round half to even.
 [[maybe_unused]] inline float round_bf16(float x) {
@@ -66,8 +70,9 @@ constexpr std::size_t kQ8Block = 32;      // elements
 constexpr std::size_t kQ8BlockBytes = 34; // f16 scale, 32 int8
 constexpr float kTinyScale = 0x1p-25F;    // at or below it f16(x) is 0
 
-// exp(x) = 2^n * p(r): n = round(x / ln 2), r = x - n ln 2 in two steps; |r| <= 0.35, so a degree-7 polynomial (Cephes'
-// expf coefficients) is good to about 1e-7. The argument is clamped so that 2^n is a normal number; NaN counts as kExpLow.
+// exp(x) = 2^n * p(r): n = round(x / ln 2), r = x - n ln 2 in two steps; |r| <= 0.35, so a degree-7
+// polynomial (Cephes' expf coefficients) is good to about 1e-7. The argument is clamped so that 2^n is a
+// normal number; NaN counts as kExpLow.
 constexpr float kExpLow = -87.3F;
 constexpr float kExpHigh = 88.0F;
 constexpr float kLog2E = 1.44269504F;

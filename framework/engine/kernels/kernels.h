@@ -1,14 +1,18 @@
 // The arithmetic of the engine behind one table of functions per target.
 //
-// Every table gives the same bits, so that an answer does not depend on the machine that computed it. That holds because
-// the order of every rounding is fixed here, in a form that SIMD can follow:
-//   * dot(a, b, n): eight lanes. Lane l starts at +0 and does lane = fma(a[i], b[i], lane) for i = l, l + 8, l + 16 …
-//     in rising order, with a and b extended by zeros to a multiple of 8; the result is
-//     ((l0 + l1) + (l2 + l3)) + ((l4 + l5) + (l6 + l7)).
-//   * Q8_0 products: the 32 products of a block are summed exactly in integers; then, block after block,
-//     acc = fma(float(sum), weight_scale * activation_scale, acc).
+// Every table gives the same bits, so that an answer does not depend on the machine that computed it. That
+// holds because the order of every rounding is fixed here, in a form that SIMD can follow:
+//   * dot(a, b, n): 32 lanes. Lane l starts at +0 and does lane = fma(a[i], b[i], lane) for i = l, l + 32, l
+//   + 64 … in
+//     rising order, with a and b extended by zeros to a multiple of 32. Then the upper half of the lanes is
+//     added to the lower one until 4 are left; the result is (l0 + l1) + (l2 + l3).
+//   * Q8_0 products: the 32 products of a block are summed exactly in integers; then
+//     acc[b % 2] = fma(float(sum), weight_scale * activation_scale, acc[b % 2]) for the blocks b in rising
+//     order; the result is acc[0] + acc[1].
 //   * exp: one polynomial (exact.h). Everything else is one correctly rounded operation per element.
-// scalar.cpp is the reference; the tests compare every table with it bit for bit.
+// Where there was a choice it is llama.cpp's, because a Q8_0 activation on the edge between two values tips
+// on the last bit of what was summed before it, and one tipped value moves the logits of a small model by
+// several hundredths. scalar.cpp is the reference; the tests compare every table with it bit for bit.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +22,9 @@
 
 namespace flex::engine {
 
-/// The pointers may have any alignment that their type needs, and no two of them overlap unless said so. No function
-/// fails; NaN and infinity go through without undefined behaviour (but are not promised to be equal between tables).
+/// The pointers may have any alignment that their type needs, and no two of them overlap unless said so. No
+/// function fails; NaN and infinity go through without undefined behaviour (but are not promised to be equal
+/// between tables).
 struct Kernels {
     const char* name;
 
@@ -34,14 +39,15 @@ struct Kernels {
     /// w: [rows][columns / 32] blocks of 34 bytes (f16 scale, 32 int8), 2-byte aligned; q: [tokens][columns];
     /// scale: [tokens][columns / 32]; scratch: scratch_bytes(columns), 64-byte aligned.
     void (*matmul_q8_0)(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q,
-                        const float* scale, std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch);
+                        const float* scale, std::size_t tokens, float* y, std::size_t y_stride,
+                        std::byte* scratch);
     /// The same for float weights and x: [tokens][columns].
-    void (*matmul_f16)(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
-                       float* y, std::size_t y_stride, std::byte* scratch);
-    void (*matmul_bf16)(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
-                        float* y, std::size_t y_stride, std::byte* scratch);
-    void (*matmul_f32)(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
-                       float* y, std::size_t y_stride, std::byte* scratch);
+    void (*matmul_f16)(const std::byte* w, std::size_t rows, std::size_t columns, const float* x,
+                       std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch);
+    void (*matmul_bf16)(const std::byte* w, std::size_t rows, std::size_t columns, const float* x,
+                        std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch);
+    void (*matmul_f32)(const std::byte* w, std::size_t rows, std::size_t columns, const float* x,
+                       std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch);
 
     /// y = x / sqrt(mean(x²) + epsilon) * weight. In place allowed.
     void (*rms_norm)(const float* x, const float* weight, std::size_t n, float epsilon, float* y);
@@ -51,16 +57,20 @@ struct Kernels {
     void (*silu_multiply)(float* gate, const float* up, std::size_t n);
 
     /// out[i] = (query · key i) * factor, keys: [count][head_size]
-    void (*scores)(const float* query, const float* keys, std::size_t count, std::size_t head_size, float factor,
-                   float* out);
-    /// x = exp(x - max) / sum, in place, n >= 1; the sum has eight lanes like dot
+    void (*scores)(const float* query, const float* keys, std::size_t count, std::size_t head_size,
+                   float factor, float* out);
+    /// x = exp(x - max) / sum, in place, n >= 1. The sum has 8 lanes: ((l0 + l1) + (l2 + l3)) + ((l4 + l5) +
+    /// (l6 + l7)).
     void (*softmax)(float* x, std::size_t n);
     /// out[d] = sum over i, in rising order, of fma(weights[i], values[i][d], …); values: [count][head_size]
-    void (*weighted_sum)(const float* weights, const float* values, std::size_t count, std::size_t head_size, float* out);
+    void (*weighted_sum)(const float* weights, const float* values, std::size_t count, std::size_t head_size,
+                         float* out);
 };
 
 /// Scratch a thread gives to a matmul.
-[[nodiscard]] constexpr std::size_t scratch_bytes(std::size_t columns) { return 16 * ((columns + 7) / 8 * 8) + 64; }
+[[nodiscard]] constexpr std::size_t scratch_bytes(std::size_t columns) {
+    return 16 * ((columns + 7) / 8 * 8) + 64;
+}
 
 [[nodiscard]] const Kernels& scalar_kernels();
 /// The tables this CPU can run, the best first; the scalar one is always the last.

@@ -8,14 +8,19 @@ namespace flex::engine {
 
 namespace {
 
-float reduce(const float lane[8]) {
-    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+constexpr std::size_t kLanes = 32;
+
+float reduce(float lane[kLanes]) {
+    for (std::size_t half = kLanes / 2; half >= 4; half /= 2) {
+        for (std::size_t l = 0; l < half; ++l) lane[l] += lane[l + half];
+    }
+    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
 }
 
 template <class LoadA> float dot(const LoadA& a, const float* b, std::size_t n) {
-    float lane[8] = {};
-    for (std::size_t i = 0; i < n; ++i) lane[i % 8] = exact_fma(a(i), b[i], lane[i % 8]);
-    for (std::size_t i = n; i % 8 != 0; ++i) lane[i % 8] = exact_fma(0.0F, 0.0F, lane[i % 8]);
+    float lane[kLanes] = {};
+    for (std::size_t i = 0; i < n; ++i) lane[i % kLanes] = exact_fma(a(i), b[i], lane[i % kLanes]);
+    for (std::size_t i = n; i % kLanes != 0; ++i) lane[i % kLanes] = exact_fma(0.0F, 0.0F, lane[i % kLanes]);
     return reduce(lane);
 }
 
@@ -30,7 +35,8 @@ void quantize(const float* x, std::size_t n, std::int8_t* q, float* scale) {
             float v = x[i] * inverse;
             v = v > -127.0F ? v : -127.0F; // also NaN
             v = v < 127.0F ? v : 127.0F;
-            q[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(bits_of(v + kRoundMagic) - kRoundMagicBits));
+            q[i] = static_cast<std::int8_t>(
+                static_cast<std::int32_t>(bits_of(v + kRoundMagic) - kRoundMagicBits));
         }
     }
 }
@@ -44,20 +50,20 @@ void round_to_bf16(const float* x, std::size_t n, float* y) {
 }
 
 float dot_q8_0(const std::byte* row, std::size_t columns, const std::int8_t* q, const float* scale) {
-    float acc = 0;
+    float acc[2] = {};
     for (std::size_t b = 0; b < columns / kQ8Block; ++b) {
         const std::byte* block = row + b * kQ8BlockBytes;
         std::int32_t sum = 0;
         for (std::size_t i = 0; i < kQ8Block; ++i) {
             sum += static_cast<std::int8_t>(block[2 + i]) * q[b * kQ8Block + i];
         }
-        acc = exact_fma(static_cast<float>(sum), f16_to_f32(load_u16(block)) * scale[b], acc);
+        acc[b % 2] = exact_fma(static_cast<float>(sum), f16_to_f32(load_u16(block)) * scale[b], acc[b % 2]);
     }
-    return acc;
+    return acc[0] + acc[1];
 }
 
-void matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q, const float* scale,
-                 std::size_t tokens, float* y, std::size_t y_stride, std::byte*) {
+void matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q,
+                 const float* scale, std::size_t tokens, float* y, std::size_t y_stride, std::byte*) {
     const std::size_t blocks = columns / kQ8Block;
     for (std::size_t t = 0; t < tokens; ++t) {
         for (std::size_t r = 0; r < rows; ++r) {
@@ -69,8 +75,8 @@ void matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, cons
 
 /// `load(row, i)` gives a weight as f32.
 template <class Load>
-void matmul(std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y, std::size_t y_stride,
-            const Load& load) {
+void matmul(std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
+            std::size_t y_stride, const Load& load) {
     for (std::size_t t = 0; t < tokens; ++t) {
         for (std::size_t r = 0; r < rows; ++r) {
             y[t * y_stride + r] = dot([&](std::size_t i) { return load(r, i); }, x + t * columns, columns);
@@ -78,22 +84,23 @@ void matmul(std::size_t rows, std::size_t columns, const float* x, std::size_t t
     }
 }
 
-void matmul_f16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
-                std::size_t y_stride, std::byte*) {
+void matmul_f16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
+                float* y, std::size_t y_stride, std::byte*) {
     matmul(rows, columns, x, tokens, y, y_stride,
            [&](std::size_t r, std::size_t i) { return f16_to_f32(load_u16(w + 2 * (r * columns + i))); });
 }
 
-void matmul_bf16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
-                 float* y, std::size_t y_stride, std::byte*) {
+void matmul_bf16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x,
+                 std::size_t tokens, float* y, std::size_t y_stride, std::byte*) {
     matmul(rows, columns, x, tokens, y, y_stride,
            [&](std::size_t r, std::size_t i) { return bf16_to_f32(load_u16(w + 2 * (r * columns + i))); });
 }
 
-void matmul_f32(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
-                std::size_t y_stride, std::byte*) {
+void matmul_f32(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
+                float* y, std::size_t y_stride, std::byte*) {
     const auto* weights = reinterpret_cast<const float*>(w);
-    matmul(rows, columns, x, tokens, y, y_stride, [&](std::size_t r, std::size_t i) { return weights[r * columns + i]; });
+    matmul(rows, columns, x, tokens, y, y_stride,
+           [&](std::size_t r, std::size_t i) { return weights[r * columns + i]; });
 }
 
 void rms_norm(const float* x, const float* weight, std::size_t n, float epsilon, float* y) {
@@ -110,7 +117,8 @@ void silu_multiply(float* gate, const float* up, std::size_t n) {
     for (std::size_t i = 0; i < n; ++i) gate[i] = gate[i] / (1.0F + exact_exp(-gate[i])) * up[i];
 }
 
-void scores(const float* query, const float* keys, std::size_t count, std::size_t head_size, float factor, float* out) {
+void scores(const float* query, const float* keys, std::size_t count, std::size_t head_size, float factor,
+            float* out) {
     for (std::size_t i = 0; i < count; ++i) {
         const float* key = keys + i * head_size;
         out[i] = dot([&](std::size_t d) { return query[d]; }, key, head_size) * factor;
@@ -125,11 +133,14 @@ void softmax(float* x, std::size_t n) {
         x[i] = exact_exp(x[i] - most);
         lane[i % 8] += x[i];
     }
-    const float inverse = 1.0F / reduce(lane);
+    const float sum =
+        ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+    const float inverse = 1.0F / sum;
     for (std::size_t i = 0; i < n; ++i) x[i] *= inverse;
 }
 
-void weighted_sum(const float* weights, const float* values, std::size_t count, std::size_t head_size, float* out) {
+void weighted_sum(const float* weights, const float* values, std::size_t count, std::size_t head_size,
+                  float* out) {
     for (std::size_t d = 0; d < head_size; ++d) {
         float acc = 0;
         for (std::size_t i = 0; i < count; ++i) acc = exact_fma(weights[i], values[i * head_size + d], acc);

@@ -1,4 +1,5 @@
-// The tables compiled into this build besides the scalar one. Each may be called only where select.cpp says so.
+// The tables compiled into this build besides the scalar one. Each may be called only where select.cpp says
+// so.
 #pragma once
 
 #include "engine/kernels/kernels.h"
