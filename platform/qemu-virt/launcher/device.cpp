@@ -15,9 +15,7 @@
 
 #include "launcher/boot_watch.h"
 #include "launcher/sockets.h"
-#ifdef FLEX_HAS_IDENTITY
 #include "port/identity.h"
-#endif
 
 namespace flex::platform {
 namespace fs = std::filesystem;
@@ -114,11 +112,9 @@ RunState Device::start(const MachineOptions& options) {
     if (running()) throw DeviceError("the device is already running (flexserve device status)");
     if (!exists()) create();
 
-#ifdef FLEX_HAS_IDENTITY
     const RootKey key = root_key();
     const Status provisioned = port::provision_for_user(std::as_bytes(std::span(key)), folder_, data_home());
     if (!provisioned.ok()) throw DeviceError("cannot write the device's identity: " + provisioned.error().message);
-#endif
     write_firmware(folder_ / files::kFlash, options.firmware, folder_);
     std::ofstream info(folder_ / files::kLoaderInfo, std::ios::binary);
     info << loader_info(options);
