@@ -83,6 +83,23 @@ void clean_tree(u64 address) {
     arch::dsb();
 }
 
+// This core runs on the stack of index 0, so it comes first whatever the order in the tree.
+void register_cores(const BoardDescription& board) {
+    CoreRegistry& cores = the_monitor.cores;
+    const u64 self = FLEX_READ(mpidr_el1) & CoreRegistry::kAffinity;
+    bool listed = false;
+    FLEX_REQUIRE(board.core_count <= BOARD_CORES_MAX && cores.add(self));
+    cores.set_on(0);
+    for (unsigned i = 0; i < board.core_count; i++) {
+        if (board.cores[i] == self) {
+            listed = true;
+        } else {
+            FLEX_REQUIRE(cores.add(board.cores[i]));
+        }
+    }
+    FLEX_REQUIRE(listed);
+}
+
 } // namespace
 
 PageState describe_page(u64 address) {
@@ -110,10 +127,7 @@ extern "C" [[noreturn]] void monitor_main() {
     m.pool.init(m.layout.pool, m.layout.pool_tables);
     map_own_memory();
     m.own_tables = m.pool.in_use();
-    for (unsigned i = 0; i < board.core_count; i++) m.cores.add(board.cores[i]);
-    const unsigned core = m.cores.find(FLEX_READ(mpidr_el1) & CoreRegistry::kAffinity);
-    FLEX_REQUIRE(core == 0 && board.core_count <= BOARD_CORES_MAX);
-    m.cores.set_on(core);
+    register_cores(board);
 
     const Loaded loaded = read_loader_info();
     scrub(loaded);
