@@ -10,7 +10,8 @@ namespace flex::engine {
 extern const Kernels kAvx2Kernels; // needs AVX2, FMA, F16C
 #elif defined(__aarch64__)
 extern const Kernels kNeonKernels;        // every Armv8-A
-extern const Kernels kNeonDotprodKernels; // FEAT_DotProd
+// FEAT_DotProd: the neon table with this function in it.
+extern const decltype(Kernels::matmul_q8_0) kNeonDotprodMatmulQ8;
 #endif
 
 } // namespace flex::engine
