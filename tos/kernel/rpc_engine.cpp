@@ -1,0 +1,107 @@
+#include "kernel/rpc_engine.hpp"
+
+#include "arch/mmu.hpp"
+#include "core/memory.hpp"
+
+namespace flex::tos {
+
+RpcSlots g_slots;
+u32 g_orphans_out, g_orphans_done;
+
+namespace {
+
+/* Owner of slots that nobody waits for. */
+constexpr u32 kNobody = kThreads;
+
+volatile flex_rpc_slot& shared_slot(u32 slot) {
+    return reinterpret_cast<volatile flex_rpc_slot*>(TOS_SHARED_BASE)[slot];
+}
+
+bool hands_over_frames(u32 op) { return op == FLEX_RPC_ALLOC || op == FLEX_RPC_LOAD; }
+
+void publish(u32 slot, const RpcRequest& request) {
+    volatile flex_rpc_slot& shared = shared_slot(slot);
+    shared.op = request.op;
+    shared.data_len = request.data_len;
+    for (u32 i = 0; i < 6; i++) shared.arg[i] = request.arg[i];
+    g_slots.post(slot, request);
+    g_statistics.rpcs++;
+}
+
+void free_slot(u32 slot) {
+    g_slots.release(slot);
+    wake_all(WaitFor::Slot);
+}
+
+} // namespace
+
+u8* slot_data(u32 slot) { return const_cast<u8*>(shared_slot(slot).data); }
+
+bool take_slot(Thread& thread, bool for_memory) {
+    thread.slot = g_slots.acquire(thread.id, for_memory);
+    return thread.slot != RpcSlots::kNone;
+}
+
+Next post(Thread& thread, const RpcRequest& request, Step step) {
+    publish(thread.slot, request);
+    return wait_for(thread, WaitFor::Answer, step);
+}
+
+bool take_answer(Thread& thread, RpcAnswer& answer) {
+    const volatile flex_rpc_slot& shared = shared_slot(thread.slot);
+    answer.result = shared.result;
+    answer.data_len = shared.data_len;
+    for (u32 i = 0; i < 4; i++) answer.out[i] = shared.out[i];
+    if (answer_is_valid(g_slots.request(thread.slot), answer)) return true;
+    g_statistics.answers_refused++;
+    return false;
+}
+
+void drop_slot(Thread& thread) {
+    if (thread.slot == RpcSlots::kNone) return;
+    free_slot(thread.slot);
+    thread.slot = RpcSlots::kNone;
+}
+
+void complete_slots(u32 mask) {
+    u32 refused = 0;
+    u32 done = g_slots.complete(mask, refused);
+    g_statistics.answers_refused += refused;
+    for (; done != 0; done &= done - 1) {
+        const u32 slot = static_cast<u32>(__builtin_ctz(done));
+        const u32 bit = 1u << slot;
+        if ((g_orphans_out & bit) != 0) {
+            g_orphans_out &= ~bit;
+            g_orphans_done |= bit;
+            kick_service();
+        } else if (g_slots.abandoned(slot)) {
+            free_slot(slot);
+        } else if (Thread& owner = g_threads[g_slots.owner(slot)];
+                   owner.state == ThreadState::Waiting && owner.waits_for == WaitFor::Answer && owner.slot == slot) {
+            make_ready(owner);
+        }
+    }
+}
+
+void abandon_slot(u32 slot, bool answered) {
+    const u32 bit = 1u << slot;
+    if (hands_over_frames(g_slots.request(slot).op)) {
+        (answered ? g_orphans_done : g_orphans_out) |= bit;
+    } else if (answered) {
+        free_slot(slot);
+    } else {
+        g_slots.abandon(slot);
+    }
+}
+
+void post_log(const char* text, u64 bytes) {
+    if (g_program.life == Life::None || g_program.life == Life::Ended) return;
+    if (g_slots.free_slots() <= FLEX_RPC_SLOTS / 4) return;
+    const u32 slot = g_slots.acquire(kNobody, false);
+    if (slot == RpcSlots::kNone) return;
+    copy_bytes(slot_data(slot), text, bytes);
+    publish(slot, {FLEX_RPC_LOG, static_cast<u32>(bytes), {}});
+    g_slots.abandon(slot);
+}
+
+} // namespace flex::tos

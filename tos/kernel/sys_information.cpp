@@ -1,0 +1,109 @@
+/* Who and where the program is, random numbers. */
+#include "core/memory.hpp"
+#include "kernel/core.hpp"
+#include "kernel/random.hpp"
+#include "kernel/system_calls.hpp"
+#include "kernel/user_memory.hpp"
+
+namespace flex::tos {
+
+namespace {
+
+constexpr i64 kProcess = 1; /* as if init: pid of the one program */
+
+Next system_getrandom(Thread& thread, const Arguments& a) {
+    u8 bytes[256]; /* more comes by further calls, as for any short count; glibc and OpenSSL loop */
+    const u64 count = min<u64>(a[1], sizeof bytes);
+    if (const Access access = touch(a[0], count, kProtectWrite); access != Access::Good) return no_access(thread, access);
+    g_drbg.generate(bytes, count);
+    const Access access = copy_to_user(a[0], bytes, count);
+    forget(bytes, sizeof bytes);
+    return finish(thread, access == Access::Good ? static_cast<i64>(count) : i64{kEfault});
+}
+
+Next system_uname(Thread& thread, const Arguments& a) {
+    struct {
+        char system[65] = "Linux", node[65] = "flexserve", release[65] = "5.10.0-flexserve", version[65] = "trusted OS";
+        char machine[65] = "aarch64", domain[65] = "";
+    } name;
+    if (const Access access = store_user(a[0], name); access != Access::Good) return no_access(thread, access);
+    return finish(thread, 0);
+}
+
+/* struct sysinfo. Memory: what Flex-Mem could grow to is the normal world's to say; glibc sizes nothing by it but qsort. */
+Next system_sysinfo(Thread& thread, const Arguments& a) {
+    struct {
+        i64 uptime;
+        u64 loads[3], total_ram, free_ram, shared_ram, buffer_ram, total_swap, free_swap;
+        u16 processes, padding[3];
+        u64 total_high, free_high;
+        u32 unit, padding2;
+    } info = {};
+    info.uptime = static_cast<i64>(ticks_to_ns(now() - g_program.started) / 1'000'000'000);
+    info.total_ram = g_frames.frames() * kPageBytes;
+    info.free_ram = g_pool.frames() * kPageBytes;
+    info.processes = 1;
+    info.unit = 1;
+    if (const Access access = store_user(a[0], info); access != Access::Good) return no_access(thread, access);
+    return finish(thread, 0);
+}
+
+/* RLIMIT_STACK is what glibc sizes thread stacks by; the rest is unlimited. */
+Next system_prlimit(Thread& thread, const Arguments& a) {
+    constexpr u64 kStackLimit = 3;
+    if (a[2] != 0) return finish(thread, kEperm);
+    const u64 limit[2] = {a[1] == kStackLimit ? kStackBytes : kNever, a[1] == kStackLimit ? kStackBytes : kNever};
+    if (a[3] != 0) {
+        if (const Access access = copy_to_user(a[3], limit, sizeof limit); access != Access::Good) return no_access(thread, access);
+    }
+    return finish(thread, 0);
+}
+
+/* As many cores as the normal world said it lends. */
+Next system_getaffinity(Thread& thread, const Arguments& a) {
+    const u64 mask = (u64{1} << g_program.cores_lent) - 1;
+    if (a[1] < sizeof mask) return finish(thread, kEinval);
+    if (const Access access = store_user(a[2], mask); access != Access::Good) return no_access(thread, access);
+    return finish(thread, sizeof mask);
+}
+
+Next system_getcpu(Thread& thread, const Arguments& a) {
+    const u32 numbers[2] = {this_core().index, 0};
+    for (u32 i = 0; i < 2; i++) {
+        if (a[i] == 0) continue;
+        if (const Access access = store_user(a[i], numbers[i]); access != Access::Good) return no_access(thread, access);
+    }
+    return finish(thread, 0);
+}
+
+Next system_getcwd(Thread& thread, const Arguments& a) {
+    const char root[2] = "/";
+    if (a[1] < sizeof root) return finish(thread, kErange);
+    if (const Access access = store_user(a[0], root); access != Access::Good) return no_access(thread, access);
+    return finish(thread, sizeof root);
+}
+
+} // namespace
+
+SystemCall information_call(u64 number) {
+    switch (number) {
+    case 17: return system_getcwd;
+    case 122: return answer<0>; /* sched_setaffinity: every thread runs on every core */
+    case 123: return system_getaffinity;
+    case 160: return system_uname;
+    case 167: return answer<0>; /* prctl: names of threads */
+    case 168: return system_getcpu;
+    case 172: return answer<kProcess>;
+    case 173: return answer<0>; /* getppid */
+    case 174:                   /* getuid, geteuid, getgid, getegid */
+    case 175:
+    case 176:
+    case 177: return answer<0>;
+    case 179: return system_sysinfo;
+    case 261: return system_prlimit;
+    case 278: return system_getrandom;
+    default: return nullptr;
+    }
+}
+
+} // namespace flex::tos

@@ -1,0 +1,46 @@
+/* The program's system calls: Linux arm64 (asm-generic/unistd.h) and abi/syscall.h. Each file holds one family. */
+#ifndef FLEX_TOS_KERNEL_SYSTEM_CALLS_HPP
+#define FLEX_TOS_KERNEL_SYSTEM_CALLS_HPP
+
+#include "kernel/program.hpp"
+#include "kernel/thread.hpp"
+
+namespace flex::tos {
+
+/* The six arguments, as they were when the call was made. */
+struct Arguments {
+    u64 a[6];
+    u64 operator[](u32 i) const { return a[i]; }
+};
+using SystemCall = Next (*)(Thread&, const Arguments&);
+
+/* nullptr: not one of this family */
+[[nodiscard]] SystemCall thread_call(u64 number);
+[[nodiscard]] SystemCall memory_call(u64 number);
+[[nodiscard]] SystemCall file_call(u64 number);
+[[nodiscard]] SystemCall socket_call(u64 number);
+[[nodiscard]] SystemCall poll_call(u64 number);
+[[nodiscard]] SystemCall information_call(u64 number);
+[[nodiscard]] SystemCall flex_call(u64 number);
+
+/* struct timespec */
+struct TimeSpec {
+    i64 seconds, nanoseconds;
+    /* kNever - 1 at most; false: not a valid time */
+    [[nodiscard]] bool to_ns(u64& ns) const;
+};
+
+/* A call that succeeds without doing anything. */
+template <i64 kResult> Next answer(Thread& thread, const Arguments&) { return finish(thread, kResult); }
+
+/* Files and sockets share these. */
+Next socket_read(Thread& thread, u64 descriptor, u64 buffer, u64 bytes, bool dont_wait);
+Next socket_write(Thread& thread, u64 descriptor, u64 buffer, u64 bytes, bool dont_wait);
+/* After the answer of a request whose result is the call's result. */
+Next plain_answer_step(Thread& thread);
+/* After the answer of a request that filled user_address with `result` bytes. */
+Next data_answer_step(Thread& thread);
+
+} // namespace flex::tos
+
+#endif
