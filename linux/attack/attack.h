@@ -42,7 +42,7 @@ struct attack {
 	void (*run)(struct report *r, char *arguments);
 };
 
-extern const struct attack cpu_attacks[], list_attacks[], recall_attacks[], call_attacks[], board_attacks[], edu_attacks[],
+extern const struct attack cpu_attacks[], list_attacks[], recall_attacks[], call_attacks[], board_attacks[], dma_attacks[],
 	virtio_attacks[], answer_attacks[], scan_attacks[];
 
 /* ---- calls ---- */

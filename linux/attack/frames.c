@@ -32,10 +32,10 @@ static int skip_probed_function(struct kprobe *probe, struct pt_regs *regs, stru
 	return 1;
 }
 
-/* die_kernel_fault(message, address, esr, regs) */
-static int before_die_kernel_fault(struct kprobe *probe, struct pt_regs *regs)
+/* __do_kernel_fault(address, esr, regs) */
+static int before_kernel_fault(struct kprobe *probe, struct pt_regs *regs)
 {
-	return skip_probed_function(probe, regs, (struct pt_regs *)regs->regs[3]);
+	return skip_probed_function(probe, regs, (struct pt_regs *)regs->regs[2]);
 }
 
 /* arm64_notify_die(text, regs, ...) */
@@ -44,7 +44,7 @@ static int before_notify_die(struct kprobe *probe, struct pt_regs *regs)
 	return skip_probed_function(probe, regs, (struct pt_regs *)regs->regs[1]);
 }
 
-static struct kprobe fault_probe = { .symbol_name = "die_kernel_fault", .pre_handler = before_die_kernel_fault };
+static struct kprobe fault_probe = { .symbol_name = "__do_kernel_fault", .pre_handler = before_kernel_fault };
 static struct kprobe notify_probe = { .symbol_name = "arm64_notify_die", .pre_handler = before_notify_die };
 
 int guard_init(void)
