@@ -17,6 +17,7 @@ struct alignas(64) Core {
 
     u32 index = 0;
     bool inside = false;  /* in a LEND call */
+    bool returning = false; /* left it only for an interrupt or to have requests served, so it comes again by itself */
     bool in_user = false; /* S-EL0 code may be running here; changed with the lock held, read without */
     bool borrowed = false; /* the normal world's FP registers are in `normal_fp`, TTBR0 holds the program's tables */
     u64 normal_cntkctl = 0;

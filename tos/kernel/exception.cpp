@@ -34,30 +34,29 @@ bool is_mapping_fault(u64 esr) {
     return kind >= 1 && kind <= 3;
 }
 
-void user_fault(Thread& thread, bool fetch) {
+Next user_fault(Thread& thread, bool fetch) {
     const Registers& r = thread.registers;
     if (!is_mapping_fault(r.esr)) return kill_program(thread, kSignalBus, "an access that memory does not answer");
     const bool write = !fetch && (r.esr & (kWrite | kCacheMaintenance)) == kWrite;
     const u8 need = fetch ? kProtectExecute : write ? kProtectWrite : kProtectRead;
     g_statistics.page_faults++;
     switch (page_in(r.far, need)) {
-    case Access::Good: return;
-    case Access::NoFrames: (void)wait_and_restart(thread, WaitFor::Frames); return;
+    case Access::Good: return Next::User;
+    case Access::NoFrames: return wait_and_restart(thread, WaitFor::Frames);
     case Access::Fault: break;
     }
     const char* what = fetch ? "execution of an address it may not execute"
                        : write ? "a write to an address it may not write"
                                : "a read of an address it may not read";
-    kill_program(thread, kSignalSegment, what);
+    return kill_program(thread, kSignalSegment, what);
 }
 
-void user_synchronous(Thread& thread) {
+Next user_synchronous(Thread& thread) {
     switch (class_of(thread.registers.esr)) {
     case Class::SystemCall: {
         g_statistics.syscalls++;
         thread.in_system_call = true;
-        (void)system_call(thread);
-        return;
+        return system_call(thread);
     }
     case Class::FetchUser: return user_fault(thread, true);
     case Class::DataUser: return user_fault(thread, false);
@@ -78,15 +77,15 @@ void dump(const Registers& r, void (*out)(const char*, ...)) {
 
 } // namespace
 
-void handle_user_exception(Thread& thread, int kind) {
+Next handle_user_exception(Thread& thread, int kind) {
     switch (kind) {
     case kExceptionSynchronous: return user_synchronous(thread);
-    case kExceptionIrq: return acknowledge_secure_interrupt();
+    case kExceptionIrq: acknowledge_secure_interrupt(); return Next::User;
     default: return kill_program(thread, kSignalBus, "an asynchronous error of the memory system");
     }
 }
 
-void kill_program(Thread& thread, u32 signal, const char* why) {
+Next kill_program(Thread& thread, u32 signal, const char* why) {
     const Registers& r = thread.registers;
     print_both("tos: the program is stopped (signal %u): thread %u did %s\n", signal, thread.id, why);
     dump(r, print_both);
@@ -100,6 +99,7 @@ void kill_program(Thread& thread, u32 signal, const char* why) {
         frame = record[0];
     }
     end_program(256 + signal);
+    return Next::Again; /* the thread ends at its core's next turn */
 }
 
 void panic(const char* why) {

@@ -10,7 +10,7 @@ constexpr int kExceptionSynchronous = 0, kExceptionIrq = 1, kExceptionFiq = 2, k
 extern "C" int enter_user(Registers* registers);
 
 /* Everything but an FIQ: system call, page fault, secure interrupt, or the end of the program. */
-void handle_user_exception(Thread& thread, int kind);
+Next handle_user_exception(Thread& thread, int kind);
 
 /* Prints what is known and stops this core for good. */
 [[noreturn]] void panic(const char* why);

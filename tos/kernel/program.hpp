@@ -77,7 +77,7 @@ void end_thread(Thread& thread);
 
 constexpr u32 kSignalAbort = 6, kSignalBus = 7, kSignalFloat = 8, kSignalKill = 9, kSignalSegment = 11, kSignalIllegal = 4;
 /* A fault or abort() of the program: registers and call chain to the console, then its end. */
-void kill_program(Thread& thread, u32 signal, const char* why);
+Next kill_program(Thread& thread, u32 signal, const char* why);
 
 /* ---- Scheduling ---- */
 void make_ready(Thread& thread);

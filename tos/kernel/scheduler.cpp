@@ -30,7 +30,7 @@ constexpr u64 kCounterForUser = 3; /* CNTKCTL_EL1: EL0PCTEN, EL0VCTEN; no timers
 
 u32 cores_inside() {
     u32 count = 0;
-    for (const Core& core : cores) count += core.inside;
+    for (const Core& core : cores) count += core.inside || core.returning;
     return count;
 }
 
@@ -109,7 +109,8 @@ Turn run(Core& core, Thread& thread) {
             core.interrupted_at = since;
             return Turn::Interrupted;
         }
-        handle_user_exception(thread, kind);
+        /* A call that took the first steps at once may have ended with the last one. */
+        if (handle_user_exception(thread, kind) == Next::User) thread.step = nullptr;
         if (thread.state != ThreadState::Running) return thread.state == ThreadState::Free ? Turn::Ended : Turn::Waits;
     }
 }
@@ -126,6 +127,7 @@ CallResult leave(Core& core, flex_lend_reason reason, u64 x3 = 0) {
     }
     give_back(core);
     core.inside = false;
+    core.returning = reason == FLEX_LEND_INTERRUPTED || reason == FLEX_LEND_WORK;
     return result;
 }
 
@@ -167,7 +169,7 @@ CallResult lend(u32 completed) {
     Locked lock;
     g_statistics.lends++;
     core.inside = true;
-    if (called_cores > 0) called_cores--;
+    if (called_cores > 0 && !core.returning) called_cores--;
     complete_slots(completed);
     for (;;) {
         if (g_quiesced) return leave(core, FLEX_LEND_IDLE, kNever);

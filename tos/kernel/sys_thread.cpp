@@ -214,8 +214,7 @@ Next system_clock_nanosleep(Thread& thread, const Arguments& a) {
 
 Next deadly_signal(Thread& thread, u64 signal) {
     if (signal == 0) return finish(thread, 0);
-    kill_program(thread, static_cast<u32>(signal) & 0x7f, "raise a signal");
-    return Next::Again;
+    return kill_program(thread, static_cast<u32>(signal) & 0x7f, "raise a signal");
 }
 Next system_kill(Thread& thread, const Arguments& a) { return deadly_signal(thread, a[1]); }
 Next system_tgkill(Thread& thread, const Arguments& a) { return deadly_signal(thread, a[2]); }
