@@ -1,0 +1,151 @@
+// Every order of the steps of two or three actors, on a few frames. In the builds without a defence the same
+// configurations must turn something up: see CMakeLists.txt.
+#include "world.hpp"
+
+#include <gtest/gtest.h>
+
+namespace flex::explore {
+namespace {
+
+#if defined(FLEX_WITHOUT_STAGE2_UNMAP) || defined(FLEX_WITHOUT_STATE_CHECK) || defined(FLEX_WITHOUT_COPY_ONCE)
+constexpr bool kComplete = false;
+#else
+constexpr bool kComplete = true;
+#endif
+
+struct Result {
+    bool found = false;
+    Finding finding;
+};
+
+Result explore(World& world, std::vector<Explorer::Actor> actors) {
+    Explorer explorer(world, std::move(actors));
+    world.set_explorer(&explorer);
+    Result result;
+    result.found = explorer.find(result.finding);
+    std::printf("             %lu orders, %lu states, %lu steps\n", explorer.runs(), explorer.states(),
+                explorer.steps());
+    if (result.found)
+        std::printf("             %s, after %s\n", result.finding.what.c_str(),
+                    result.finding.schedule.c_str());
+    return result;
+}
+
+void expect_sound(const Result& result) {
+    EXPECT_FALSE(result.found) << result.finding.what << " after " << result.finding.schedule;
+}
+
+class Explore : public ::testing::TestWithParam<bool> {
+protected:
+    World world{GetParam()};
+};
+
+// The life of frames: protected in one list while the trusted OS tries to adopt, use, release and pin the
+// same ones.
+TEST_P(Explore, protect_against_adopt_and_release) {
+    const auto result = explore(world, {
+                                           [&] {
+                                               world.protect({one(1), one(2)});
+                                               world.recall({one(1)});
+                                               world.recall({one(2)});
+                                           },
+                                           [&] {
+                                               world.use_and_release({one(2)});
+                                               world.use_and_release({one(1), one(2)});
+                                           },
+                                       });
+    if (kComplete) expect_sound(result);
+#if defined(FLEX_WITHOUT_STAGE2_UNMAP) || defined(FLEX_WITHOUT_STATE_CHECK)
+    EXPECT_TRUE(result.found) << "the exploration does not notice that a defence is gone";
+#endif
+}
+
+// A shared buffer must not be protected and adopted while it is in use.
+TEST_P(Explore, protect_against_pinning) {
+    const auto result = explore(world, {
+                                           [&] {
+                                               world.protect({one(1), one(2), one(3)});
+                                               world.protect({one(2)});
+                                           },
+                                           [&] {
+                                               world.pin_and_unpin(2);
+                                               world.use_and_release({one(2)});
+                                           },
+                                       });
+    if (kComplete) expect_sound(result);
+#if defined(FLEX_WITHOUT_STATE_CHECK)
+    EXPECT_TRUE(result.found) << "the exploration does not notice that a defence is gone";
+#endif
+}
+
+// Two cores in the monitor with overlapping lists, and the trusted OS.
+TEST_P(Explore, two_cores_and_the_trusted_os) {
+    const auto result = explore(world, {
+                                           [&] {
+                                               world.protect({one(1), one(2)});
+                                               world.recall({one(2)});
+                                           },
+                                           [&] {
+                                               world.protect({one(3), one(2)});
+                                           },
+                                           [&] { world.use_and_release({one(2)}); },
+                                       });
+    if (kComplete) expect_sound(result);
+}
+
+// Ranges of eight frames change state eight cells at a time.
+TEST_P(Explore, ranges_of_many_frames) {
+    const auto result = explore(world, {
+                                           [&] {
+                                               world.protect({one(0, 3)});
+                                               world.recall({one(0, 3)});
+                                           },
+                                           [&] {
+                                               world.use_and_release({one(4, 2), one(0, 2)});
+                                           },
+                                           [&] { world.pin_and_unpin(5); },
+                                       });
+    if (kComplete) expect_sound(result);
+}
+
+// A recall that names one frame which is still adopted takes none.
+TEST_P(Explore, recall_of_a_frame_that_is_kept) {
+    const auto result = explore(world, {
+                                           [&] {
+                                               world.protect({one(1), one(2), one(3)});
+                                               world.recall({one(1), one(2)});
+                                           },
+                                           [&] {
+                                               world.adopt_and_keep({one(2)});
+                                               world.use_and_release({one(1)});
+                                           },
+                                       });
+    if (kComplete) expect_sound(result);
+#if defined(FLEX_WITHOUT_STATE_CHECK)
+    EXPECT_TRUE(result.found) << "the exploration does not notice that a defence is gone";
+#endif
+}
+
+// Another core rewrites the list while the monitor works on it.
+TEST_P(Explore, a_list_that_changes_while_it_is_used) {
+    world.initial_list = {one(1), one(2)};
+    const auto result = explore(world, {
+                                           [&] { world.protect_list(2); },
+                                           [&] {
+                                               world.write_list(0, one(2));
+                                               world.write_list(1, one(3));
+                                           },
+                                           [&] { world.use_and_release({one(2)}); },
+                                       });
+    if (kComplete) expect_sound(result);
+#if defined(FLEX_WITHOUT_COPY_ONCE)
+    EXPECT_TRUE(result.found) << "the exploration does not notice that a defence is gone";
+#endif
+}
+
+INSTANTIATE_TEST_SUITE_P(Hardware, Explore, ::testing::Values(true, false), [](const auto& info) {
+    return info.param ? "replaces_directly" : "breaks_before_it_makes";
+});
+
+} // namespace
+} // namespace flex::explore
