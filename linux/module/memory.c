@@ -187,6 +187,8 @@ s64 flex_memory_alloc(struct flex_rpc_slot *slot)
 	ret = loan.count ? loan_protect(&loan, spares) : -ENOMEM;
 	if (loan.count)
 		ret = loan_answer(&loan, slot);
+	pr_debug("alloc of %llu frames: %lld, %llu frames in %u ranges, %u of them spare\n", frames, ret, loan.frames, loan.count,
+		 spares);
 	loan_destroy(&loan);
 	return ret;
 }
@@ -316,6 +318,7 @@ s64 flex_memory_load(struct flex_rpc_slot *slot, struct file *file)
 		ret = loan_answer(&loan, slot);
 		WRITE_ONCE(slot->out[0], file_bytes);
 	}
+	pr_debug("load of %llu bytes at %llu: %lld, %llu bytes read\n", bytes, offset, ret, file_bytes);
 	loan_destroy(&loan);
 	return ret;
 }
@@ -387,12 +390,15 @@ s64 flex_memory_give_back(struct flex_rpc_slot *slot)
 			}
 			recall_list[n++] = range;
 		}
+		for (u32 i = 0; i < n; i++)
+			pr_debug("  %#llx\n", recall_list[i]);
 		failed = recall_claimed_list(n);
 		if (failed)
 			ret = failed;
 		cond_resched();
 	}
 	mutex_unlock(&recall_lock);
+	pr_debug("give back of %llu ranges: %lld\n", count, ret);
 	return ret;
 }
 

@@ -27,7 +27,8 @@ struct MemoryJob {
     u64 file_handle, file_offset;
     i64 result;
     u64 started;     /* ticks */
-    Step then;       /* after the list has been given back */
+    Step then;       /* after the list has been given back; nullptr: the next part of the area is collected */
+    Step finally;    /* after the whole area has been collected; nullptr: the call ends */
     flex_range_t list[kRanges];
 };
 

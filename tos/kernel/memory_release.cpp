@@ -167,7 +167,7 @@ Next collect_step(Thread& thread) {
     if (job.count != 0) return release_step(thread);
     if (taken != 0) return Next::Again;
     /* Nothing is left; or a block could not be split, which happens only when no table is left: then it stays. */
-    if (job.then != nullptr) return job.then(thread);
+    if (job.finally != nullptr) return job.finally(thread);
     if (stuck) job.result = kEnomem;
     const i64 result = job.result;
     const bool removed = job.keep_area || stuck || g_areas.remove(job.begin, job.end) == kOk;
@@ -279,7 +279,7 @@ Next tear_down(Thread& service) {
     MemoryJob& job = *service.job;
     job.begin = job.front = kUserLow;
     job.end = job.back = kUserHigh;
-    job.then = pool_and_end;
+    job.finally = pool_and_end;
     return collect_step(service);
 }
 
