@@ -60,7 +60,7 @@ LifeRecord& record() { return *reinterpret_cast<LifeRecord*>(Layout::kRecord); }
     return zeroed;
 }
 
-u64 milliseconds_since(u64 start) { return (FLEX_READ(cntpct_el0) - start) * 1000 / FLEX_READ(cntfrq_el0); }
+[[maybe_unused]] u64 milliseconds_since(u64 start) { return (FLEX_READ(cntpct_el0) - start) * 1000 / FLEX_READ(cntfrq_el0); }
 
 } // namespace
 
