@@ -105,6 +105,7 @@ i64 start_program(u64 shared, u64 bytes, u64 lent) {
     g_program.cores_lent = static_cast<u32>(lent);
     g_program.started = now();
     g_slots.clear();
+    clear_log();
     g_pool.clear();
     g_futexes.clear();
     g_files.reset();

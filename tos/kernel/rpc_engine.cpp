@@ -10,8 +10,12 @@ u32 g_orphans_out, g_orphans_done;
 
 namespace {
 
-/* Owner of slots that nobody waits for. */
-constexpr u32 kNobody = kThreads;
+/* Owner of the slot of the log, which no thread waits for. */
+constexpr u32 kLog = kThreads;
+
+char log_text[16384];
+u64 log_bytes;
+u32 log_slot = RpcSlots::kNone; /* out, kNone: none */
 
 volatile flex_rpc_slot& shared_slot(u32 slot) {
     return reinterpret_cast<volatile flex_rpc_slot*>(TOS_SHARED_BASE)[slot];
@@ -31,6 +35,15 @@ void publish(u32 slot, const RpcRequest& request) {
 void free_slot(u32 slot) {
     g_slots.release(slot);
     wake_all(WaitFor::Slot);
+}
+
+void send_log() {
+    if (log_slot != RpcSlots::kNone || log_bytes == 0) return;
+    log_slot = g_slots.acquire(kLog, false);
+    if (log_slot == RpcSlots::kNone) return; /* with the next line, then */
+    copy_bytes(const_cast<u8*>(shared_slot(log_slot).data), log_text, log_bytes);
+    publish(log_slot, {FLEX_RPC_LOG, static_cast<u32>(log_bytes), {}});
+    log_bytes = 0;
 }
 
 } // namespace
@@ -74,6 +87,10 @@ void complete_slots(u32 mask) {
             g_orphans_out &= ~bit;
             g_orphans_done |= bit;
             kick_service();
+        } else if (slot == log_slot) {
+            log_slot = RpcSlots::kNone;
+            free_slot(slot);
+            send_log();
         } else if (g_slots.abandoned(slot)) {
             free_slot(slot);
         } else if (Thread& owner = g_threads[g_slots.owner(slot)];
@@ -94,14 +111,17 @@ void abandon_slot(u32 slot, bool answered) {
     }
 }
 
+void clear_log() {
+    log_bytes = 0;
+    log_slot = RpcSlots::kNone;
+}
+
 void post_log(const char* text, u64 bytes) {
     if (g_program.life == Life::None || g_program.life == Life::Ended) return;
-    if (g_slots.free_slots() <= FLEX_RPC_SLOTS / 4) return;
-    const u32 slot = g_slots.acquire(kNobody, false);
-    if (slot == RpcSlots::kNone) return;
-    copy_bytes(slot_data(slot), text, bytes);
-    publish(slot, {FLEX_RPC_LOG, static_cast<u32>(bytes), {}});
-    g_slots.abandon(slot);
+    const u64 part = min(bytes, sizeof log_text - log_bytes);
+    copy_bytes(log_text + log_bytes, text, part);
+    log_bytes += part;
+    send_log();
 }
 
 } // namespace flex::tos

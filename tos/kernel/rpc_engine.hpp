@@ -28,8 +28,12 @@ void abandon_slot(u32 slot, bool answered);
 /* Slots of requests for frames whose thread has ended: out, or answered. */
 extern u32 g_orphans_out, g_orphans_done;
 
-/* Sends text to the device's log and does not wait. Dropped when slots are scarce. */
+/*
+ * Sends text to the device's log without waiting: it is kept until the request before has been answered, so that lines arrive in
+ * order and the log never takes more than one slot. What does not fit is dropped from the log (the UART has it).
+ */
 void post_log(const char* text, u64 bytes);
+void clear_log();
 
 } // namespace flex::tos
 
