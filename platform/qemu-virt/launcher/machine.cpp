@@ -83,7 +83,8 @@ std::vector<std::string> qemu_arguments(const MachineOptions& options, std::uint
         "-netdev", "user,id=net" + forward(https_port, kGuestHttpsPort) + forward(agent_port, kGuestAgentPort),
         "-device", "virtio-net-pci,netdev=net,romfile=" + behind_smmu,
     };
-    if (options.attack_devices) arguments.insert(arguments.end(), {"-device", "edu,dma_mask=0xffffffffffffffff"});
+    if (options.attack_devices)
+        arguments.insert(arguments.end(), {"-device", "e1000,romfile=", "-device", "virtio-rng-pci" + behind_smmu});
     if (options.stop_on_reset) arguments.emplace_back("-no-reboot");
     arguments.insert(arguments.end(), options.extra_arguments.begin(), options.extra_arguments.end());
     return arguments;

@@ -19,7 +19,7 @@ struct MachineOptions {
     int cores = 2;                      ///< 1..4
     std::uint64_t memory = 2 * kGiB;    ///< bytes, 1..16 GiB, multiple of 2 MiB
     std::uint16_t https_port = 0;       ///< on 127.0.0.1; 0: 8443 when free, else any free one
-    bool attack_devices = false;        ///< adds `edu`, a PCI device that does DMA wherever it is told
+    bool attack_devices = false;        ///< adds what linux/attack drives: PCI devices that do DMA wherever they are told
     bool stop_on_reset = false;         ///< QEMU ends instead of restarting the guest
     Firmware firmware = Firmware::built();
     std::string kernel_command_line = "console=ttyAMA0 loglevel=5 panic=5";

@@ -53,9 +53,9 @@ TEST_F(MachineTest, forwards_reach_the_loopback_interface_only) {
 }
 
 TEST_F(MachineTest, the_attack_device_is_there_only_when_asked_for) {
-    EXPECT_EQ(command_line().find("edu"), std::string::npos);
+    EXPECT_EQ(command_line().find("e1000"), std::string::npos);
     options.attack_devices = true;
-    EXPECT_NE(command_line().find("-device edu"), std::string::npos);
+    EXPECT_NE(command_line().find("-device e1000"), std::string::npos);
 }
 
 TEST_F(MachineTest, accepts_one_to_four_cores_and_one_to_sixteen_gib) {
