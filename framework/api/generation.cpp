@@ -111,6 +111,7 @@ Result<GenerationResult> Generation::generate() {
     result.timings.load_ms = milliseconds(loading.load_ns);
     result.timings.decrypt_ms = milliseconds(loading.decrypt_ns);
     result.timings.compute_ms = milliseconds(prefilled.prefill_ns - std::min(prefilled.prefill_ns, prefilled.weights_wait_ns));
+    if (options_.keep_logits) result.logits.assign(logits.begin(), logits.end());
     FLEX_TRY(answer(logits, result));
     const std::uint64_t decode_ns = session.timings().decode_ns;
     result.timings.decode_ms = milliseconds(decode_ns);

@@ -23,6 +23,7 @@ struct GenerationOptions {
     engine::SamplerOptions sampler;
     std::uint32_t max_tokens = 0; ///< at least 1
     std::vector<std::string> stop;
+    bool keep_logits = false; ///< also give what the model computed for the prompt's last token
     /// Requests with the same non-empty key may reuse each other's computed prefix. It must be a secret between
     /// the requests of one conversation: reuse shows in the time and in the counts.
     std::string cache_key;
@@ -44,6 +45,7 @@ struct GenerationResult {
     std::uint32_t prompt_tokens = 0;
     std::uint32_t cached_tokens = 0; ///< of the prompt, not computed again
     std::vector<TokenId> tokens;     ///< of the answer, without the one that ended it
+    std::vector<float> logits;       ///< [vocabulary] after the prompt, before sampling; only with keep_logits
     bool stopped = false;            ///< by the model or a stop string; else by max_tokens or the context's end
     GenerationTimings timings;
 };

@@ -180,6 +180,8 @@ Status read_extras(const Json& object, CompletionRequest& request) {
     FLEX_TRY(read_bool(object, "stream", request.stream));
     FLEX_TRY(read_bool(object, "echo", request.echo));
     FLEX_TRY(read_bool(object, "return_tokens", request.return_tokens));
+    FLEX_TRY(read_bool(object, "return_logits", request.options.keep_logits));
+    if (request.options.keep_logits && request.stream) return invalid("return_logits does not go with stream");
     if (const Json* options = field(object, "stream_options"); options != nullptr) {
         if (!options->is_object()) return invalid("stream_options must be an object");
         FLEX_TRY(read_bool(*options, "include_usage", request.stream_usage));
@@ -281,6 +283,7 @@ std::string format_answer(const AnswerHead& head, const CompletionRequest& reque
     choice["logprobs"] = nullptr;
     choice["finish_reason"] = finish_reason(result);
     if (request.return_tokens) choice["tokens"] = result.tokens;
+    if (request.options.keep_logits) choice["logits"] = result.logits;
     Json answer = head_json(head, false);
     answer["choices"] = Json::array({choice});
     answer["usage"] = usage_json(result);
