@@ -21,9 +21,6 @@
 #ifdef FLEX_HAS_ATTACK
 #include "cli/attack.h"
 #endif
-#ifdef FLEX_HAS_DEMO
-#include "cli/demo.h"
-#endif
 
 namespace flex::cli {
 
@@ -66,9 +63,6 @@ int run(int argc, char** argv) {
 #endif
 #ifdef FLEX_HAS_ATTACK
     register_attack(app);
-#endif
-#ifdef FLEX_HAS_DEMO
-    register_demo(app);
 #endif
     try {
         app.parse(argc, argv);

@@ -4,6 +4,7 @@
 #   flex_json      nlohmann/json
 #   flex_log       spdlog (host only)
 #   flex_arguments CLI11 (host only)
+#   flex_line_editor libedit (host only)
 # The includes are SYSTEM: their warnings are not ours.
 find_package(Threads REQUIRED)
 
@@ -37,4 +38,7 @@ if(NOT FLEX_DEVICE)
     target_link_libraries(flex_log INTERFACE spdlog::spdlog)
     add_library(flex_arguments INTERFACE)
     target_link_libraries(flex_arguments INTERFACE CLI11::CLI11)
+    find_library(FLEX_LIBEDIT edit REQUIRED)
+    add_library(flex_line_editor INTERFACE)
+    target_link_libraries(flex_line_editor INTERFACE ${FLEX_LIBEDIT})
 endif()

@@ -242,7 +242,8 @@ Result<std::unique_ptr<Server>> Server::create(port::Port& port, const ServerOpt
                                         "; is another server running there?");
     }
     state->bound = static_cast<std::uint16_t>(bound);
-    state->reclaimer = std::thread([raw = state.get()] { raw->give_back_on_demand(); });
+    // Only where memory is protected does anybody ask for it back this way.
+    if (port.is_protected()) state->reclaimer = std::thread([raw = state.get()] { raw->give_back_on_demand(); });
     return std::unique_ptr<Server>(new Server(std::move(state)));
 }
 

@@ -91,13 +91,14 @@ Status hkdf_sha256(Bytes secret, Bytes salt, Bytes info, MutableBytes out) {
     const auto octets = [](const char* name, Bytes b) {
         return OSSL_PARAM_construct_octet_string(name, const_cast<std::byte*>(b.data()), b.size());
     };
-    const OSSL_PARAM parameters[] = {
+    OSSL_PARAM parameters[5] = {
         OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0),
         octets(OSSL_KDF_PARAM_KEY, secret),
-        octets(OSSL_KDF_PARAM_SALT, salt),
-        octets(OSSL_KDF_PARAM_INFO, info),
-        OSSL_PARAM_construct_end(),
     };
+    std::size_t count = 2; // OpenSSL refuses a parameter without bytes; leaving it out means the same (RFC 5869, 2.2)
+    if (!salt.empty()) parameters[count++] = octets(OSSL_KDF_PARAM_SALT, salt);
+    if (!info.empty()) parameters[count++] = octets(OSSL_KDF_PARAM_INFO, info);
+    parameters[count] = OSSL_PARAM_construct_end();
     if (EVP_KDF_derive(context.get(), raw(out.data()), out.size(), parameters) != 1) {
         return broken("derive a key");
     }

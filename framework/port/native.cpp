@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "port/files.h"
+#include "port/identity.h"
 #include "port/port.h"
 
 namespace flex::port {
@@ -128,6 +129,11 @@ Result<std::unique_ptr<Port>> make_native_port(const std::string& folder) {
     FLEX_TRY(make_folders(folder + "/store"));
     FLEX_ASSIGN(auto key, root_key(folder + "/root.key"));
     return std::unique_ptr<Port>(std::make_unique<NativePort>(std::move(key), folder));
+}
+
+Status provision_native(const std::string& folder, const std::string& home) {
+    FLEX_ASSIGN(const auto key, root_key(folder + "/root.key"));
+    return provision_for_user(key.bytes(), folder, home);
 }
 
 } // namespace flex::port

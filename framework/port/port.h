@@ -81,6 +81,10 @@ public:
 /// missing, with a new root key). Protects nothing. Error: kIo.
 Result<std::unique_ptr<Port>> make_native_port(const std::string& folder);
 
+/// Where Linux stands in for a device, this stands in for the factory: writes the public identity of `folder` and its
+/// list of publishers (this user's, see port/identity.h). Call after make_native_port. Error: kIo.
+Status provision_native(const std::string& folder, const std::string& home);
+
 /// The secure world, when this program runs under the trusted OS; kUnsupported elsewhere.
 Result<std::unique_ptr<Port>> make_device_port();
 

@@ -1,0 +1,42 @@
+// flexserve seal | run | chat | demo: the user's side of the device.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace flex::cli {
+
+/// Adds the subcommands to `app`. Failures leave their callbacks as std::exception with one line for the user.
+void register_client(CLI::App& app);
+void register_seal(CLI::App& app);
+void register_ask(CLI::App& app); ///< run, chat
+void register_demo(CLI::App& app);
+
+/// What a person decides about an answer.
+struct AskOptions {
+    double temperature = 0.7;
+    double top_p = 0.95;
+    unsigned top_k = 40;
+    double min_p = 0;
+    std::optional<std::uint64_t> seed;
+    unsigned max_tokens = 0; ///< 0: what the context holds
+    std::string system;
+    bool raw = false;         ///< plain completion, without the chat template
+    bool no_thinking = false; ///< ask models that think aloud not to
+};
+
+/// Seals `source` for the device in `folder` (its device.pub) into its store as NAME.flex; progress on stderr when it
+/// takes long. Throws std::runtime_error.
+void seal_for(const std::string& folder, const std::string& source, const std::string& name, const std::string& cipher);
+
+/// Folder of the pseudo-device that runs on this machine without protection.
+[[nodiscard]] std::string native_folder();
+
+} // namespace flex::cli

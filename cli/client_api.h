@@ -1,0 +1,59 @@
+// An HTTPS client of the framework's API that talks to one pinned device only.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/client.h"
+
+namespace flex::cli {
+
+struct Message {
+    std::string role, content;
+};
+
+struct Answer {
+    std::string text;
+    std::string finish_reason; ///< "stop", "length"; empty when interrupted
+    bool interrupted = false;
+    unsigned prompt_tokens = 0, completion_tokens = 0;
+    double allocate_ms = 0, load_ms = 0, decrypt_ms = 0, compute_ms = 0, ttft_ms = 0, tokens_per_second = 0;
+};
+
+/// Of GET /flexserve/status.
+struct DeviceStatus {
+    std::string protection;
+    bool is_protected = false;
+    std::uint64_t normal = 0, shared = 0, flex = 0, adopted = 0, released = 0; ///< frames of 4 KiB
+    std::uint64_t mapped_bytes = 0;
+};
+
+/// One thread. All functions throw std::runtime_error with one line for the user.
+class ApiClient {
+public:
+    /// `ca_file`: the only certificate authority that is believed (the device's device-ca.pem).
+    ApiClient(std::uint16_t port, const std::string& ca_file);
+    ~ApiClient();
+
+    /// Asks and hands out the text as it comes. `conversation`: secret name under which the device may keep what it has
+    /// computed for the next question; empty: none. When `*interrupt` becomes true the answer stops there.
+    Answer ask(const std::string& model, const std::vector<Message>& messages, const AskOptions& options,
+               const std::string& conversation, const std::function<void(const std::string&)>& on_text,
+               const std::atomic<bool>* interrupt = nullptr);
+
+    std::vector<std::string> models();
+    DeviceStatus status();
+
+private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+/// An Answer as one line of JSON, for scripts.
+[[nodiscard]] std::string to_json(const Answer& answer, const std::string& model, bool is_protected);
+
+} // namespace flex::cli
