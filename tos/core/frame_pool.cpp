@@ -21,41 +21,35 @@ void append_range(Span<flex_range_t> list, u32& count, u64 physical, u32 order) 
 }
 
 void FramePool::clear() {
-    for (Chunk& chunk : chunks_) chunk = {};
     frames_ = 0;
-    current_ = 0;
+    used_ = 0;
 }
 
-FramePool::Chunk* FramePool::find(u64 base) {
-    Chunk* unused = nullptr;
-    for (Chunk& chunk : chunks_) {
-        if (chunk.free != 0 && chunk.base == base) return &chunk;
-        if (chunk.free == 0 && unused == nullptr) unused = &chunk;
+u32 FramePool::find(u64 base) {
+    for (u32 i = 0; i < used_; i++) {
+        if (chunks_[i].base == base) return i;
     }
-    if (unused != nullptr) unused->base = base;
-    return unused;
+    if (used_ == kChunks) return kChunks;
+    chunks_[used_] = {};
+    chunks_[used_].base = base;
+    return used_++;
+}
+
+void FramePool::forget_if_empty(u32 i) {
+    if (chunks_[i].free == 0) chunks_[i] = chunks_[--used_];
 }
 
 bool FramePool::put(u64 physical) {
-    Chunk* chunk = find(align_down(physical, kBlockBytes));
-    if (chunk == nullptr) return false;
-    const u64 page = (physical - chunk->base) / kPageBytes;
-    chunk->bits[page / 64] |= u64{1} << (page % 64);
-    chunk->free++;
+    const u32 i = find(align_down(physical, kBlockBytes));
+    if (i == kChunks) return false;
+    const u64 page = (physical - chunks_[i].base) / kPageBytes;
+    chunks_[i].bits[page / 64] |= u64{1} << (page % 64);
+    chunks_[i].free++;
     frames_++;
     return true;
 }
 
-u64 FramePool::take() {
-    if (frames_ == 0) return 0;
-    if (chunks_[current_].free == 0) {
-        u32 emptiest = kChunks;
-        for (u32 i = 0; i < kChunks; i++) {
-            if (chunks_[i].free != 0 && (emptiest == kChunks || chunks_[i].free < chunks_[emptiest].free)) emptiest = i;
-        }
-        current_ = emptiest;
-    }
-    Chunk& chunk = chunks_[current_];
+u64 FramePool::take_from(Chunk& chunk) {
     for (u32 i = 0;; i++) {
         if (chunk.bits[i] == 0) continue;
         const u32 bit = lowest_bit(chunk.bits[i]);
@@ -66,31 +60,33 @@ u64 FramePool::take() {
     }
 }
 
+/* From the last chunk until it is empty, so that the others stay whole. */
+u64 FramePool::take() {
+    if (frames_ == 0) return 0;
+    const u32 last = used_ - 1;
+    const u64 frame = take_from(chunks_[last]);
+    forget_if_empty(last);
+    return frame;
+}
+
 u32 FramePool::drain(Span<flex_range_t> list, u64 frames_wanted) {
     u32 count = 0;
     while (frames_wanted > 0 && frames_ > 0 && count < list.size) {
-        Chunk* fullest = &chunks_[0];
-        for (Chunk& chunk : chunks_) {
-            if (chunk.free > fullest->free) fullest = &chunk;
+        u32 fullest = 0;
+        for (u32 i = 1; i < used_; i++) {
+            if (chunks_[i].free > chunks_[fullest].free) fullest = i;
         }
-        if (fullest->free == kPagesPerBlock && frames_wanted >= kPagesPerBlock) {
-            list[count++] = FLEX_RANGE(fullest->base, 9);
-            for (u64& word : fullest->bits) word = 0;
-            fullest->free = 0;
+        Chunk& chunk = chunks_[fullest];
+        if (chunk.free == kPagesPerBlock && frames_wanted >= kPagesPerBlock) {
+            list[count++] = FLEX_RANGE(chunk.base, 9);
+            chunk.free = 0;
             frames_ -= kPagesPerBlock;
             frames_wanted -= kPagesPerBlock;
-            continue;
         }
-        for (u32 i = 0; i < kPagesPerBlock / 64; i++) {
-            while (fullest->bits[i] != 0 && frames_wanted > 0 && count < list.size) {
-                const u32 bit = lowest_bit(fullest->bits[i]);
-                fullest->bits[i] &= fullest->bits[i] - 1;
-                append_range(list, count, fullest->base + (u64{i} * 64 + bit) * kPageBytes, 0);
-                fullest->free--;
-                frames_--;
-                frames_wanted--;
-            }
+        for (; chunk.free > 0 && frames_wanted > 0 && count < list.size; frames_wanted--) {
+            append_range(list, count, take_from(chunk), 0);
         }
+        forget_if_empty(fullest);
     }
     return count;
 }

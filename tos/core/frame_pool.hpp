@@ -14,13 +14,13 @@ namespace flex::tos {
 
 class FramePool {
 public:
-    static constexpr u32 kChunks = 256; /* 512 MiB */
+    static constexpr u32 kChunks = 1024; /* when the normal world's memory is in pieces, one frame a chunk */
 
     void clear();
     [[nodiscard]] u64 frames() const { return frames_; }
     /* False: no room for another chunk; the caller keeps the frame. */
     [[nodiscard]] bool put(u64 physical);
-    /* 0: empty. Takes from the emptiest chunk in use, so that others become whole. */
+    /* 0: empty. */
     [[nodiscard]] u64 take();
     /*
      * Removes up to `list.size` ranges that cover at most `frames_wanted` frames, the fullest chunk first.
@@ -31,14 +31,16 @@ public:
 private:
     struct Chunk {
         u64 base = 0; /* physical, 2 MiB aligned */
-        u32 free = 0; /* 0: descriptor unused */
+        u32 free = 0; /* frames here */
         u64 bits[kPagesPerBlock / 64] = {};
     };
-    [[nodiscard]] Chunk* find(u64 base);
+    [[nodiscard]] u32 find(u64 base); /* kChunks: neither there nor room for it */
+    u64 take_from(Chunk& chunk);
+    void forget_if_empty(u32 i);
 
-    Chunk chunks_[kChunks];
+    Chunk chunks_[kChunks]; /* the first used_ hold frames */
     u64 frames_ = 0;
-    u32 current_ = 0; /* the chunk take() last took from */
+    u32 used_ = 0;
 };
 
 /* Adds a range to a list, joined with the one before it when both are halves of a larger aligned one. */
