@@ -42,7 +42,11 @@ public:
         // As many as there are slots: a slot that blocks never keeps another waiting.
         std::vector<std::thread> workers;
         for (unsigned i = 0; i < FLEX_RPC_SLOTS; i++) workers.emplace_back([this] { work(); });
-        if (options_.start) std::thread([this] { supervisor_.run(); }).detach();
+        if (options_.start) {
+            // A program left over from an agent that died has lost all its handles: it cannot go on.
+            device_.stop();
+            std::thread([this] { supervisor_.run(); }).detach();
+        }
         if (options_.control_port) serve_control_port(options_.control_port);
         for (auto& worker : workers) worker.join();
     }
