@@ -30,6 +30,7 @@ public:
     void device_forget(u16 vmid, u64) { note("device_forget " + std::to_string(vmid)); }
     void device_forget_all(u16 vmid) { note("device_forget_all " + std::to_string(vmid)); }
     void device_wait() { note("device_wait"); }
+    void settle_caches(u64 address, u64) { note("settle_caches " + std::to_string(address)); }
     u64 read_memory(u64 address) {
         reads[address]++;
         return words[address];

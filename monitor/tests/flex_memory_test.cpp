@@ -54,6 +54,23 @@ TEST(FlexMemory, a_frame_says_flex_only_after_cores_and_devices_forgot_it) {
     EXPECT_FALSE(too_early);
 }
 
+TEST(FlexMemory, caches_are_settled_while_neither_world_reaches_the_frame) {
+    World w;
+    const u64 address = kBase + 3 * kFrameSize;
+    unsigned settled = 0;
+    w.machine.observer = [&](const std::string& event) {
+        if (event != "settle_caches " + std::to_string(address)) return;
+        settled++;
+        EXPECT_EQ(w.normal_level(address), 0u);
+        EXPECT_EQ(w.state(address), FrameState::Claimed);
+    };
+    ASSERT_EQ(w.protect({frame(3)}).status, Status::Ok);
+    EXPECT_EQ(settled, 1u);
+    ASSERT_TRUE(w.adopt_and_release(frame(3)));
+    ASSERT_EQ(w.recall({frame(3)}).status, Status::Ok);
+    EXPECT_EQ(settled, 2u);
+}
+
 TEST(FlexMemory, tlb_work_is_batched_over_a_list) {
     World w;
     std::vector<flex_range_t> ranges;

@@ -44,6 +44,7 @@ public:
     void device_forget(uint16_t vmid, u64 address);
     void device_forget_all(uint16_t vmid);
     void device_wait();
+    void settle_caches(u64, u64) {}
     u64 read_memory(u64 address);
     void relax();
     bool direct = true;

@@ -28,6 +28,11 @@ inline void clean_to_memory(u64 address) { asm volatile("dc cvac, %0" ::"r"(addr
 inline void clean_and_invalidate(u64 address) { asm volatile("dc civac, %0" ::"r"(address) : "memory"); }
 inline void zero_block(u64 address) { asm volatile("dc zva, %0" ::"r"(address) : "memory"); }
 
+// CLIDR_EL1.LoC: without cache levels before the point of coherency (as in an emulator) there is nothing to
+// clean or invalidate.
+inline bool caches_hide_memory() { return field(FLEX_READ(clidr_el1), 26, 24) != 0; }
+inline u64 cache_line() { return u64{4} << field(FLEX_READ(ctr_el0), 19, 16); } // DminLine, in words
+
 // TLBI takes bits [47:12] of the input address (Arm ARM C5.5).
 inline void tlbi_stage2(u64 address) { asm volatile("tlbi ipas2e1is, %0" ::"r"(address >> 12) : "memory"); }
 inline void tlbi_stage1_vmid() { asm volatile("tlbi vmalle1is" ::: "memory"); }

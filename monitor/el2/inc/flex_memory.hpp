@@ -18,7 +18,12 @@ namespace flex::monitor {
 //   not.
 //   4. A frame that becomes NORMAL by recall() was RELEASED before: all zero.
 //
+// A frame changes hands with nothing of it left in a cache (PoC): a normal world that maps it non-cacheable
+// must find zeros and not what was there before, and the secure world must not authenticate one copy (cached)
+// and use another (memory).
+//
 // Besides what PageTree needs, the Machine offers
+//   void settle_caches(u64 address, u64 bytes)   clean and invalidate to the point of coherency
 //   u64 read_memory(u64 address)   one word of DRAM through the monitor's own mapping
 //   void relax()                   what a core does while it waits for the lock
 template <class Machine, class Access = AtomicAccess> class FlexMemory final {
@@ -162,12 +167,14 @@ private:
         unmap_from(normal_);
 #endif
         // From here on neither a core nor a device of the normal world reaches any of the frames.
+        settle_caches();
         map_into(flex_);
         return settle(FrameState::Flex);
     }
 
     u64 commit_recall() {
         unmap_from(flex_);
+        settle_caches();
         map_into(normal_);
         return settle(FrameState::Normal);
     }
@@ -179,6 +186,12 @@ private:
         }
         tidy(tree);
         tree.sync();
+    }
+
+    void settle_caches() {
+        for (u64 i = 0; i < list_.count(); i++) {
+            machine_->settle_caches(table_.address(range(i).first), range(i).count * kFrameSize);
+        }
     }
 
     void map_into(PageTree<Machine>& tree) {

@@ -43,6 +43,13 @@ public:
     void device_forget_all(u16 vmid) { smmu_.forget_all(vmid); }
     void device_wait() { smmu_.wait(); }
 
+    static void settle_caches(u64 address, u64 bytes) {
+        if (!arch::caches_hide_memory()) return;
+        const u64 line = arch::cache_line();
+        for (u64 a = address; a < address + bytes; a += line) arch::clean_and_invalidate(a);
+        arch::dsb();
+    }
+
     static u64 read_memory(u64 address) {
         return __atomic_load_n(reinterpret_cast<const u64*>(address), __ATOMIC_RELAXED);
     }

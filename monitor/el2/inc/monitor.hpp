@@ -64,6 +64,7 @@ extern "C" void secondary_entry();
 // calls.cpp
 void handle_smc(Frame& frame);
 void handle_hvc(Frame& frame);
+void drain_device_faults(); // into FLEX_STAT_DMA_FAULTS
 // aborts.cpp
 void handle_abort(Frame& frame);
 void inject_undefined(Frame& frame);

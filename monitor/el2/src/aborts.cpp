@@ -148,6 +148,7 @@ void handle_abort(Frame& frame) {
         if (emulate_gicr_write(frame, abort, ipa)) return;
     }
     count_abort(abort, ipa);
+    drain_device_faults();
     inject_abort(frame, abort);
 }
 

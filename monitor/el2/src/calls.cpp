@@ -64,15 +64,14 @@ s64 stop_this_core() {
 
 // No core runs EL1 or S-EL0 any more and nothing protected is left in DRAM; then the firmware may reset or
 // power off. Other cores find nothing mapped at their next instruction and stay in the monitor; a core in the
-// secure world stays there or comes back to the monitor; devices lose their tree with the cores.
+// secure world stays there or comes back to the monitor; devices lose their tree with the cores. The lock is
+// kept for ever: nobody changes a frame or a tree any more.
 void silence_and_scrub() {
     Monitor& m = the_monitor;
-    {
-        Guard<Hardware> guard(m.memory.lock(), m.hardware);
-        stop_other_cores();
-        m.memory.normal_tree().unmap_everything();
-        m.memory.flex_tree().unmap_everything();
-    }
+    m.memory.lock().lock(m.hardware);
+    stop_other_cores();
+    m.memory.normal_tree().unmap_everything();
+    m.memory.flex_tree().unmap_everything();
     const s64 status = call_firmware(FLEX_TOS_QUIESCE);
     if (status != FLEX_OK) print("monitor: the trusted OS answers %d to quiesce\n", status);
     scrub_protected_frames();
@@ -93,11 +92,9 @@ u64 statistic(u64 which) {
     Monitor& m = the_monitor;
     if (which < FLEX_FRAME_STATES) return m.memory.table().count(static_cast<FrameState>(which));
     switch (which) {
-    case FLEX_STAT_DMA_FAULTS: {
-        Guard<Hardware> guard(m.memory.lock(), m.hardware);
-        m.memory.counters().add(FLEX_STAT_DMA_FAULTS, m.hardware.smmu().drain_events());
+    case FLEX_STAT_DMA_FAULTS:
+        drain_device_faults();
         break;
-    }
     case FLEX_STAT_STAGE2_TABLES: {
         Guard<Hardware> guard(m.memory.lock(), m.hardware);
         return m.pool.in_use() - m.own_tables;
@@ -116,6 +113,13 @@ bool is_statistic(u64 which) {
 }
 
 } // namespace
+
+// The SMMU's event queue has no interrupt of ours; it is emptied whenever the monitor is at work anyway.
+void drain_device_faults() {
+    Monitor& m = the_monitor;
+    Guard<Hardware> guard(m.memory.lock(), m.hardware);
+    m.memory.counters().add(FLEX_STAT_DMA_FAULTS, m.hardware.smmu().drain_events());
+}
 
 s64 call_firmware(u64 function, u64 a1, u64 a2, u64 a3) {
     SmcRegisters registers{{function, a1, a2, a3}};
@@ -180,6 +184,7 @@ void handle_hvc(Frame& frame) {
         break;
     case FLEX_HVC_PROTECT:
     case FLEX_HVC_RECALL:
+        drain_device_faults();
         outcome = static_cast<u32>(frame.x[0]) == FLEX_HVC_PROTECT ? m.memory.protect(frame.x[1], frame.x[2])
                                                                    : m.memory.recall(frame.x[1], frame.x[2]);
         answer(frame, static_cast<s64>(outcome.status));

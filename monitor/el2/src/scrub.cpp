@@ -60,7 +60,9 @@ LifeRecord& record() { return *reinterpret_cast<LifeRecord*>(Layout::kRecord); }
     return zeroed;
 }
 
-[[maybe_unused]] u64 milliseconds_since(u64 start) { return (FLEX_READ(cntpct_el0) - start) * 1000 / FLEX_READ(cntfrq_el0); }
+[[maybe_unused]] u64 milliseconds_since(u64 start) {
+    return (FLEX_READ(cntpct_el0) - start) * 1000 / FLEX_READ(cntfrq_el0);
+}
 
 } // namespace
 
@@ -75,7 +77,9 @@ void zero_memory(Region region) {
     zero_bytes(first_block < end ? first_block : end);
     for (; address + block <= end; address += block) arch::zero_block(address);
     zero_bytes(end);
-    for (u64 line = round_down(region.base, 64); line < end; line += 64) arch::clean_to_memory(line);
+    const u64 line = arch::cache_line();
+    for (u64 a = round_down(region.base, line); arch::caches_hide_memory() && a < end; a += line)
+        arch::clean_to_memory(a);
     arch::dsb();
 }
 
