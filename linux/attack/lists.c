@@ -353,6 +353,7 @@ static bool flip_taken(struct report *r, struct bench *b, unsigned int rounds)
 	}
 	/* Entry 0 flips between a Flex frame and a Normal one, entry 1 is Normal. */
 	f.values[1] = page_to_phys(pages[0]);
+	b->list[0] = b->canary; /* not what the rounds before have left there */
 	b->list[1] = page_to_phys(pages[1]);
 	task = start_flipper(&f);
 	for (i = 0; task && held && i < rounds; i++) {

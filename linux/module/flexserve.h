@@ -83,8 +83,8 @@ unsigned long flex_frames_spare(void);
 struct page *flex_chunk_alloc(unsigned int max_order, bool file_pages, unsigned int *order);
 void flex_chunk_free(struct page *page, unsigned int order, bool file_pages);
 
-/* Marks the frames of a range lent before it is protected, and undoes it. */
-void flex_frames_lend(flex_range_t range, bool split);
+/* Marks the frames of a range, which is one chunk in one piece, lent before it is protected; and undoes it. */
+void flex_frames_lend(flex_range_t range);
 void flex_frames_unlend(flex_range_t range);
 /* Claims a range for its recall: -EINVAL unless all its frames are lent and claimed by nobody else. */
 int flex_frames_claim(flex_range_t range);

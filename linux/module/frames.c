@@ -138,7 +138,7 @@ static void mark_offline(unsigned long frame, unsigned long count, bool offline)
 	}
 }
 
-void flex_frames_lend(flex_range_t range, bool split)
+void flex_frames_lend(flex_range_t range)
 {
 	unsigned long frame = frame_of(range), count = frames_in(range);
 
@@ -148,10 +148,8 @@ void flex_frames_lend(flex_range_t range, bool split)
 	page_offline_end();
 	mutex_lock(&frames_lock);
 	bitmap_set(lent, frame, count);
-	if (!split) {
-		__set_bit(frame, head);
-		set_page_private(pfn_to_page(first_pfn + frame), flex_range_order(range));
-	}
+	__set_bit(frame, head);
+	set_page_private(pfn_to_page(first_pfn + frame), flex_range_order(range));
 	lent_count += count;
 	mutex_unlock(&frames_lock);
 }
@@ -249,16 +247,15 @@ void flex_frames_free(flex_range_t range)
 	unsigned long frame = frame_of(range), left = frames_in(range);
 
 	mark_offline(frame, left, false);
+	mutex_lock(&frames_lock);
 	while (left) {
-		unsigned int order;
+		unsigned int order = detach_piece(frame, left);
 
-		mutex_lock(&frames_lock);
-		order = detach_piece(frame, left);
-		mutex_unlock(&frames_lock);
 		__free_pages(pfn_to_page(first_pfn + frame), order);
 		frame += 1ul << order;
 		left -= 1ul << order;
 	}
+	mutex_unlock(&frames_lock);
 }
 
 /* ---- frames without a program ---- */

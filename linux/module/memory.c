@@ -67,7 +67,7 @@ struct loan {
 	unsigned int count;
 	u64 frames;
 	flex_range_t *list;	/* a page */
-	bool file_pages;
+	bool file_pages;	/* every page of a chunk has its own reference count */
 };
 
 static int loan_init(struct loan *loan, bool file_pages)
@@ -136,7 +136,7 @@ static int loan_protect(struct loan *loan, unsigned int from)
 
 		memcpy(loan->list, loan->ranges + from, n * sizeof(flex_range_t));
 		for (i = 0; i < n; i++)
-			flex_frames_lend(loan->ranges[from + i], loan->file_pages);
+			flex_frames_lend(loan->ranges[from + i]);
 		ret = call_with_list(FLEX_HVC_PROTECT, loan->list, n, &refused);
 		if (ret) {
 			pr_warn_ratelimited("protect refused: %d at range %u of %u (%#llx)\n", ret, refused, n,
@@ -252,25 +252,45 @@ static s64 loan_read(struct loan *loan, struct file *file, u64 offset)
 	return ret;
 }
 
-/* I/O may hold on to a page a moment longer than the read; a page somebody still holds must not become unreadable. */
-static bool loan_is_unshared(const struct loan *loan)
+/*
+ * Makes a chunk that was split for I/O whole again. It fails while somebody else holds one of its pages: I/O may do so a moment
+ * longer than the read, and such a page must not become unreadable. Afterwards nobody can get hold of one.
+ */
+static bool fuse_chunk(struct page *page, unsigned int order)
 {
-	unsigned int tries, i;
+	unsigned long i, count = 1ul << order;
+
+	for (i = 1; i < count && page_ref_freeze(page + i, 1); i++)
+		;
+	if (i == count && page_count(page) == 1)
+		return true;
+	while (--i)
+		page_ref_unfreeze(page + i, 1);
+	return false;
+}
+
+/* All chunks whole, or all split. */
+static int loan_fuse(struct loan *loan)
+{
+	unsigned int tries = 0, i = 0;
 	unsigned long k;
 
-	for (i = 0, k = 0, tries = 0; i < loan->count;) {
-		if (page_count(range_page(loan->ranges[i]) + k) != 1) {
-			if (++tries > FLEX_BUSY_RETRIES)
-				return false;
-			usleep_range(50, 100);
-			continue;
-		}
-		if (++k == 1ul << flex_range_order(loan->ranges[i])) {
-			k = 0;
+	while (i < loan->count) {
+		flex_range_t range = loan->ranges[i];
+
+		if (fuse_chunk(range_page(range), flex_range_order(range))) {
 			i++;
+		} else if (tries++ < FLEX_BUSY_RETRIES) {
+			usleep_range(50, 100);
+		} else {
+			while (i--)
+				for (k = 1; k < 1ul << flex_range_order(loan->ranges[i]); k++)
+					page_ref_unfreeze(range_page(loan->ranges[i]) + k, 1);
+			return -EBUSY;
 		}
 	}
-	return true;
+	loan->file_pages = false;
+	return 0;
 }
 
 static s64 load_into(struct loan *loan, struct file *file, u64 offset, u64 frames, u64 *file_bytes)
@@ -285,8 +305,9 @@ static s64 load_into(struct loan *loan, struct file *file, u64 offset, u64 frame
 	if (ret < 0)
 		return ret;
 	*file_bytes = ret;
-	if (!loan_is_unshared(loan))
-		return -EBUSY;
+	ret = loan_fuse(loan);
+	if (ret)
+		return ret;
 	ret = loan_protect(loan, 0);
 	if (!ret)
 		return 0;

@@ -127,7 +127,7 @@ static ssize_t reclaim_store(struct device *device, struct device_attribute *att
 }
 static DEVICE_ATTR_RW(reclaim);
 
-/* Read: "stopped" or "running". Write "stop": ends the program; all its memory comes back. */
+/* Read: "stopped", "running" or "stopping". Write "stop": ends the program, all its memory comes back; "start": as the agent does. */
 static ssize_t program_show(struct device *device, struct device_attribute *attribute, char *buffer)
 {
 	return sysfs_emit(buffer, "%s\n", flex_program_state_name());
@@ -135,8 +135,12 @@ static ssize_t program_show(struct device *device, struct device_attribute *attr
 
 static ssize_t program_store(struct device *device, struct device_attribute *attribute, const char *buffer, size_t count)
 {
-	int ret = sysfs_streq(buffer, "stop") ? flex_program_stop() : -EINVAL;
+	int ret = -EINVAL;
 
+	if (sysfs_streq(buffer, "stop"))
+		ret = flex_program_stop();
+	else if (sysfs_streq(buffer, "start"))
+		ret = flex_program_start();
 	return ret ? ret : count;
 }
 static DEVICE_ATTR_RW(program);
