@@ -108,6 +108,21 @@ TEST_P(Explore, ranges_of_many_frames) {
     if (kComplete) expect_sound(result);
 }
 
+// A range that changes state cell by cell is taken back when one of its frames is not to be had.
+TEST_P(Explore, a_range_that_fails_half_way) {
+    const auto result = explore(world, {
+                                           [&] {
+                                               world.protect({one(4, 2)});
+                                               world.recall({one(4, 2)});
+                                           },
+                                           [&] { world.pin_and_unpin(6); },
+                                           [&] {
+                                               world.use_and_release({one(4, 1), one(6)});
+                                           },
+                                       });
+    if (kComplete) expect_sound(result);
+}
+
 // A recall that names one frame which is still adopted takes none.
 TEST_P(Explore, recall_of_a_frame_that_is_kept) {
     const auto result = explore(world, {
