@@ -11,7 +11,8 @@ constexpr u64 kFetchFromLower = 0x20; // EC; from EL0: 0x20 and 0x24, from EL1 i
 constexpr u64 kLength32 = bit(25);    // ESR.IL
 
 // Fault status codes (Arm ARM D19.2.37, ISS of a data abort).
-constexpr u64 kPermissionLevel3 = 0x0f, kExternal = 0x10, kExternalOnWalk = 0x17, kTlbConflict = 0x30;
+constexpr u64 kPermissionLevel3 = 0x0f, kExternal = 0x10, kExternalOnWalk = 0x17, kAlignment = 0x21,
+              kTlbConflict = 0x30;
 constexpr bool is_translation(u64 status) { return (status & 0x3c) == 0x04; }
 constexpr bool is_permission(u64 status) { return (status & 0x3c) == 0x0c; }
 
@@ -55,16 +56,26 @@ void inject(Frame& frame, u64 esr) {
     frame.spsr = state;
 }
 
-// A kernel that reads where it must not gets what it has fix-ups for: a permission fault (Linux takes no
-// fix-up for an external abort in kernel mode, and after a translation fault on an address its own tables map
-// it retries for ever). A process gets an external abort, which becomes SIGBUS: its page fault handler would
-// find nothing to mend.
+// The status that Linux turns into an error of the one who asked, and not into a panic or an endless retry:
+// - a process gets an external abort, which becomes SIGBUS; its page fault handler would find nothing to
+// mend;
+// - the kernel at an address of its own gets a permission fault: fix-ups (copy_from_kernel_nofault) are used,
+// else it is an oops.
+//   After a translation fault it would retry for ever, since its own tables map the address; for an external
+//   abort it has no fix-ups;
+// - the kernel at a process's address (bit 55 clear) gets an alignment fault: copy_from_user returns -EFAULT.
+// For a permission fault
+//   the page fault handler would be asked, again and again.
+u64 injected_status(bool el0, const Frame& frame, const AbortSyndrome& abort) {
+    if (abort.on_walk) return kExternalOnWalk;
+    if (el0) return kExternal;
+    return field(frame.far, 55, 55) == 1 ? kPermissionLevel3 : kAlignment;
+}
+
 void inject_abort(Frame& frame, const AbortSyndrome& abort) {
     const bool el0 = from_el0(frame);
     const u64 exception_class = (abort.fetch ? 0x20 : 0x24) | (el0 ? 0 : 1);
-    u64 status = el0 ? kExternal : kPermissionLevel3;
-    if (abort.on_walk) status = kExternalOnWalk;
-    u64 iss = status;
+    u64 iss = injected_status(el0, frame, abort);
     if (!abort.fetch && abort.write) iss |= bit(6);
     if (abort.maintenance) iss |= bit(8);
     FLEX_WRITE(far_el1, frame.far);
