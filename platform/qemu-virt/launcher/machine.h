@@ -22,7 +22,7 @@ struct MachineOptions {
     bool attack_devices = false;        ///< adds what linux/attack drives: PCI devices that do DMA wherever they are told
     bool stop_on_reset = false;         ///< QEMU ends instead of restarting the guest
     Firmware firmware = Firmware::built();
-    std::string kernel_command_line = "console=ttyAMA0 loglevel=5 panic=5";
+    std::string kernel_command_line = "console=ttyAMA0 loglevel=7 panic=5 cryptomgr.notests=1";
     std::vector<std::string> extra_arguments; ///< appended to QEMU's
 
     /// Throws DeviceError when a value is outside its range.

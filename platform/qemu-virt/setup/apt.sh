@@ -6,10 +6,15 @@ base_suite=bookworm
 source_suite=trixie
 apt_dir=$target/apt
 
-# mirror_of SUITE: the URI from which the user's apt configuration takes SUITE.
+# mirror_of SUITE: the URI from which the user's apt configuration takes Debian's SUITE.
 mirror_of() {
+    # Others publish suites of the same name; Origin tells, but only once lists were fetched. Before that (a fresh container) the
+    # first source of that name and component must do.
     # shellcheck disable=SC2016  # the $(...) is apt's own substitution syntax
-    apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 2>/dev/null | awk -v suite="$1" '$1 == suite { print $2; exit }'
+    {
+        apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(ORIGIN) $(REPO_URI)' 2>/dev/null | sed -n 's/^\([^ ]* main\) Debian /\1 /p'
+        apt-get indextargets --no-release-info --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 2>/dev/null
+    } | awk -v suite="$1" '$1 == suite && $2 == "main" { print $3; exit }'
 }
 
 write_apt_configuration() {
