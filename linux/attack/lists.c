@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Malformed, overlapping, misplaced and changing protect lists. */
 #include <linux/cpu.h>
-#include <linux/delay.h>
+#include <linux/jiffies.h>
 #include <linux/kthread.h>
 #include <linux/slab.h>
 
@@ -279,131 +279,162 @@ out:
 
 /* ---- the list changes while it is read ---- */
 
+/* Calls during which the other core did change the list: without some of these the attack has not taken place. */
+#define LIVE_ROUNDS_MIN 20
+#define LIVE_ROUNDS_DEFAULT 2000
+/* Of calls that may succeed, each of which costs Linux two frames. */
+#define TAKEN_ROUNDS_MAX 256
+#define FLIP_PATIENCE (15 * HZ)
+
 struct flipper {
 	u64 *entry;
 	u64 values[2];
+	unsigned long flips;
+	unsigned int live; /* calls that saw flips */
+	struct task_struct *task;
 };
 
 static int flip(void *argument)
 {
 	struct flipper *f = argument;
-	unsigned int i = 0;
 
 	while (!kthread_should_stop()) {
-		WRITE_ONCE(*f->entry, f->values[i++ & 1]);
-		if (!(i & 0xfffff))
+		WRITE_ONCE(*f->entry, READ_ONCE(f->values[f->flips & 1]));
+		WRITE_ONCE(f->flips, f->flips + 1);
+		if (!(f->flips & 0xfffff))
 			cond_resched();
 	}
 	return 0;
 }
 
-static struct task_struct *start_flipper(struct flipper *f)
+static bool start_flipper(struct report *r, struct flipper *f)
 {
 	unsigned int here = raw_smp_processor_id(), cpu;
-	struct task_struct *task;
 
 	for_each_online_cpu(cpu)
 		if (cpu != here)
 			break;
-	if (cpu >= nr_cpu_ids)
-		return NULL;
-	task = kthread_create_on_cpu(flip, f, cpu, "flexflip/%u");
-	if (IS_ERR(task))
-		return NULL;
-	wake_up_process(task);
-	return task;
+	f->task = cpu < nr_cpu_ids ? kthread_create_on_cpu(flip, f, cpu, "flexflip/%u") : ERR_PTR(-ENODEV);
+	if (IS_ERR(f->task)) {
+		failed(r, "no second core to change the list on");
+		return false;
+	}
+	wake_up_process(f->task);
+	return true;
+}
+
+static bool stop_flipper(struct report *r, struct flipper *f)
+{
+	kthread_stop(f->task);
+	if (f->live >= LIVE_ROUNDS_MIN)
+		return true;
+	failed(r, "the other core changed the list during %u calls only", f->live);
+	return false;
+}
+
+static s64 protect_while_flipping(struct bench *b, unsigned int count, struct flipper *f)
+{
+	unsigned long before = READ_ONCE(f->flips);
+	s64 status = hvc(FLEX_HVC_PROTECT, virt_to_phys(b->list), count).a0;
+
+	f->live += READ_ONCE(f->flips) - before > 1;
+	return status;
 }
 
 /* Ends in refusal whatever the flipped entry is: nothing may change, however often it is tried. */
 static bool flip_refused(struct report *r, struct bench *b, u64 bad, unsigned int rounds)
 {
-	struct flipper f = { &b->list[1], { good(b, 1), bad } };
-	struct task_struct *task = start_flipper(&f);
-	bool held = true;
+	struct flipper f = { .entry = &b->list[0], .values = { good(b, 0), bad } };
+	unsigned long end = jiffies + FLIP_PATIENCE;
+	u64 value;
 
-	if (!task) {
-		failed(r, "no second core to change the list on");
+	b->list[0] = bad;
+	b->list[1] = good(b, 1);
+	b->list[2] = b->canary;
+	if (!start_flipper(r, &f))
 		return false;
-	}
-	b->list[0] = good(b, 0);
-	b->list[2] = FLEX_RANGE(BOARD_MONITOR_BASE, 0);
-	while (held && rounds--) {
-		held = must_refuse(r, b, "a list that changes while it is read", 3);
+	while (f.live < rounds && time_before(jiffies, end) && r->verdict == VERDICT_NONE) {
+		s64 status = protect_while_flipping(b, 3, &f);
+
+		if (status >= 0)
+			breach(r, "a list with a frame that is Flex already was taken while it changed");
+		else if (!good_frames_are_ours(b))
+			breach(r, "a refused list took a frame away");
+		else if (frame_is_readable(b->canary, &value))
+			breach(r, "a protected frame became readable");
 		cond_resched();
 	}
-	kthread_stop(task);
-	return held;
+	if (stop_flipper(r, &f) && monitor_stat(FLEX_STAT_FRAMES_BASE + FLEX_FRAME_CLAIMED))
+		breach(r, "refused lists left frames that belong to nobody");
+	return r->verdict == VERDICT_NONE;
 }
 
-/*
- * Flips between two frames of ours: either is fine, but the one that was checked must be the one that is taken. A frame whose
- * call succeeded is lost, so there are few of these rounds.
- */
+/* What one call left behind of two pages that were either both taken or both not. */
+static void judge_taken(struct report *r, struct bench *b, struct page **pages, s64 status)
+{
+	bool readable[2] = { page_has_pattern(pages[0]), page_has_pattern(pages[1]) };
+	u64 value;
+
+	if (frame_is_readable(b->canary, &value))
+		breach(r, "a protected frame became readable");
+	else if (status == FLEX_OK && (readable[0] || readable[1]))
+		breach(r, "the list that was checked is not the one that was taken");
+	else if (status != FLEX_OK && (!readable[0] || !readable[1]))
+		breach(r, "a refused list took a frame");
+}
+
+/* Entry 0 flips between a Flex frame, which is refused, and a Normal one: what was checked must be what is taken. */
 static bool flip_taken(struct report *r, struct bench *b, unsigned int rounds)
 {
 	struct page *pages[2] = { pattern_page(), pattern_page() };
-	struct flipper f = { &b->list[0], { b->canary } };
-	struct task_struct *task;
-	bool held = true, readable[2];
-	unsigned int i;
+	struct flipper f = { .entry = &b->list[0] };
+	unsigned long end = jiffies + FLIP_PATIENCE;
+	unsigned int taken = 0, k;
 
-	if (!pages[0] || !pages[1]) {
-		failed(r, "no memory");
-		return false;
-	}
-	/* Entry 0 flips between a Flex frame and a Normal one, entry 1 is Normal. */
-	f.values[1] = page_to_phys(pages[0]);
-	b->list[0] = b->canary; /* not what the rounds before have left there */
-	b->list[1] = page_to_phys(pages[1]);
-	task = start_flipper(&f);
-	for (i = 0; task && held && i < rounds; i++) {
-		s64 status = hvc(FLEX_HVC_PROTECT, virt_to_phys(b->list), 2).a0;
-		u64 value;
+	while (f.live < rounds && taken < TAKEN_ROUNDS_MAX && time_before(jiffies, end) && r->verdict == VERDICT_NONE) {
+		s64 status;
 
-		readable[0] = page_has_pattern(pages[0]);
-		readable[1] = page_has_pattern(pages[1]);
-		if (frame_is_readable(b->canary, &value))
-			breach(r, "a protected frame became readable");
-		else if (status == FLEX_OK && (readable[0] || readable[1]))
-			breach(r, "the list that was checked is not the one that was taken");
-		else if (status != FLEX_OK && (!readable[0] || !readable[1]))
-			breach(r, "a refused list took a frame");
-		held = r->verdict != VERDICT_BREACH;
-		if (status != FLEX_OK)
-			continue;
-		/* Both are lost; go on with fresh ones. */
-		for (unsigned int k = 0; k < 2; k++) {
-			mark_lost(pages[k]);
-			pages[k] = pattern_page();
-			if (!pages[k]) {
-				failed(r, "no memory");
-				held = false;
-			}
-		}
-		if (!held)
+		if (!pages[0] || !pages[1]) {
+			failed(r, "no memory");
 			break;
+		}
+		WRITE_ONCE(f.values[0], b->canary);
 		WRITE_ONCE(f.values[1], page_to_phys(pages[0]));
 		WRITE_ONCE(b->list[1], page_to_phys(pages[1]));
-		/* The flipper may still write the lost frame's address once: that list is refused, as it should be. */
+		if (!f.task) {
+			b->list[0] = b->canary; /* not what the rounds before have left there */
+			if (!start_flipper(r, &f))
+				return false;
+		}
+		status = protect_while_flipping(b, 2, &f);
+		judge_taken(r, b, pages, status);
+		cond_resched();
+		if (status != FLEX_OK)
+			continue;
+		/* Both are lost; go on with fresh ones. A late flip to a lost one is refused, as it should be. */
+		taken++;
+		for (k = 0; k < 2; k++) {
+			mark_lost(pages[k]);
+			pages[k] = pattern_page();
+		}
 	}
-	if (task)
-		kthread_stop(task);
-	return task && held;
+	if (stop_flipper(r, &f) && !taken)
+		failed(r, "no call found the frame that may be taken");
+	return r->verdict == VERDICT_NONE;
 }
 
 static void flipping(struct report *r, char *arguments)
 {
-	unsigned int rounds = 20000;
+	unsigned int rounds = LIVE_ROUNDS_DEFAULT;
 	struct bench b;
 
 	if (arguments[0] && kstrtouint(arguments, 0, &rounds)) {
 		failed(r, "usage: list-flip [ROUNDS]");
 		return;
 	}
-	if (!bench_init(r, &b) && flip_refused(r, &b, FLEX_RANGE(BOARD_MONITOR_BASE, 0), rounds) &&
-	    flip_refused(r, &b, FLEX_RANGE(~0ull << 30, 18), rounds / 4) && flip_refused(r, &b, b.canary, rounds / 4) &&
-	    flip_taken(r, &b, 64))
-		blocked(r, "in %u rounds no list was taken other than as it was checked", rounds + rounds / 4 * 2 + 64);
+	if (!bench_init(r, &b) && flip_taken(r, &b, rounds) && flip_refused(r, &b, FLEX_RANGE(BOARD_MONITOR_BASE, 0), rounds) &&
+	    flip_refused(r, &b, FLEX_RANGE(~0ull << 30, 18), rounds) && flip_refused(r, &b, b.canary, rounds))
+		blocked(r, "lists that another core changed during the call were taken as they were checked, or not at all");
 	bench_exit(&b);
 }
 

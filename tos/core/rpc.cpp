@@ -8,15 +8,15 @@ namespace flex::tos {
 namespace {
 
 /* `result` ranges in 8 bytes each, and no more of them than there are frames to give. */
-bool ranges_valid(const RpcAnswer& answer, u64 bytes) {
+[[maybe_unused]] bool ranges_valid(const RpcAnswer& answer, u64 bytes) {
     const u64 count = static_cast<u64>(answer.result);
     return count >= 1 && count <= bytes / kPageBytes && count <= FLEX_RPC_DATA_BYTES / sizeof(flex_range_t) &&
            answer.data_len == count * sizeof(flex_range_t);
 }
 
-bool handle_valid(const RpcAnswer& answer) { return static_cast<u64>(answer.result) <= kHandleMax; }
+[[maybe_unused]] bool handle_valid(const RpcAnswer& answer) { return static_cast<u64>(answer.result) <= kHandleMax; }
 
-bool data_valid(const RpcAnswer& answer, u64 asked) {
+[[maybe_unused]] bool data_valid(const RpcAnswer& answer, u64 asked) {
     return static_cast<u64>(answer.result) <= asked && answer.data_len == static_cast<u64>(answer.result);
 }
 
