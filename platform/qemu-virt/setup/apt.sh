@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Private apt configuration (sourced after common.sh). Mirrors are the user's own; suites that the user has not
 # enabled (backports, the next release's sources, arm64 indexes) exist only in here.
 

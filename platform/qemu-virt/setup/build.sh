@@ -1,5 +1,6 @@
 #!/bin/bash
-# Builds what changed: the device's images, then the host's programs. Silent when nothing did.
+# build.sh [SUBCOMMAND]: builds what changed of what that subcommand of flexserve needs: the device's images, then the host's
+# programs; for `test` also the tests and the images without one defence. Silent when nothing changed.
 source "$(dirname "$0")/common.sh"
 
 # build NAME WHAT CMAKE_OPTIONS... -- TARGETS...
@@ -45,5 +46,11 @@ build() {
     fi
 }
 
-build device "the device's images" --toolchain "$repo/cmake/aarch64-linux-gnu.cmake" -- images kernel_modules ${FLEX_BUILD_VARIANTS:+variants}
-build host "the host's programs" -- all
+device_targets=(images kernel_modules)
+host_targets=(flexserve)
+if [ "${1:-}" = test ]; then
+    device_targets+=(variants)
+    host_targets=(all)
+fi
+build device "the device's images" --toolchain "$repo/cmake/aarch64-linux-gnu.cmake" -- "${device_targets[@]}"
+build host "the host's programs" -- "${host_targets[@]}"

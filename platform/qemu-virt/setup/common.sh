@@ -1,3 +1,5 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034
 # Shared by the set-up scripts (sourced). Everything they produce lies under build/target and is described here:
 #
 #   apt/                 private apt state; the user's own apt configuration is read, never written

@@ -4,7 +4,7 @@ source "$(dirname "$0")/common.sh"
 set +e
 
 json=no
-[ "${1:-}" = --json ] && json=yes
+for word in "$@"; do [ "$word" != --json ] || json=yes; done
 problems=0
 entries=()
 
