@@ -29,6 +29,9 @@ logged() {
     local log=$target/$1.log started=$SECONDS
     local name=$1
     shift
+    # A sign of life for whoever waits.
+    (while sleep 15; do say "  ... $((SECONDS - started)) s"; done) &
+    local ticker=$!
     # Not "if ! (...)": within a condition bash would ignore the inner set -e.
     set +e
     (
@@ -37,6 +40,7 @@ logged() {
     ) >"$log" 2>&1
     local status=$?
     set -e
+    { kill $ticker && wait $ticker; } 2>/dev/null || true
     if [ $status != 0 ]; then
         tail -n 15 "$log" >&2
         die "'$name' failed; the whole output is in $log"
