@@ -30,7 +30,14 @@ logged() {
     local name=$1
     shift
     # A sign of life for whoever waits.
-    (while sleep 15; do say "  ... $((SECONDS - started)) s"; done) &
+    (
+        trap 'kill $!; exit' TERM
+        while true; do
+            sleep 15 &
+            wait $!
+            say "  ... $((SECONDS - started)) s"
+        done
+    ) &
     local ticker=$!
     # Not "if ! (...)": within a condition bash would ignore the inner set -e.
     set +e
