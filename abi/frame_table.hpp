@@ -178,7 +178,11 @@ public:
 private:
     [[nodiscard]] bool claim(FrameRange range, FrameState from) const {
 #ifdef FLEX_WITHOUT_STATE_CHECK
-        /* The defence-removed build: whatever the frame was, it is taken. */
+        /* The defence-removed build: whatever the frame was, it is taken; but not the monitor's own, or it
+         * could not tell the tale. */
+        for (flex_u64 i = 0; i < range.count; i++) {
+            if (this->state(range.first + i) == FrameState::Reserved) return false;
+        }
         for (flex_u64 i = 0; i < range.count; i++) {
             const FrameRange one{range.first + i, 1};
             if (!this->move(one, this->state(one.first), FrameState::Claimed)) return false;
