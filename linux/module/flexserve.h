@@ -117,6 +117,22 @@ s64 flex_memory_load(struct flex_rpc_slot *slot, struct file *file);
 /* After the program's end: recalls what can be recalled, keeps the rest as spare. */
 void flex_memory_collect(void);
 
+/* ---- stats.c: what the driver's own work costs ---- */
+
+enum flex_counter {
+	FLEX_COUNT_ALLOC_NS,	/* taking pages from the allocator */
+	FLEX_COUNT_PROTECT_NS,	/* in the monitor */
+	FLEX_COUNT_PROTECT_LISTS,
+	FLEX_COUNT_RECALL_NS,
+	FLEX_COUNT_RECALL_LISTS,
+	FLEX_COUNT_FREE_NS,	/* giving pages back to the allocator */
+	FLEX_COUNT_READ_NS,	/* reading files into frames */
+	FLEX_COUNT_READ_BYTES,
+	FLEX_COUNTERS
+};
+
+void flex_count(enum flex_counter counter, u64 value);
+
 /* ---- reclaim.c: asking the framework for memory ---- */
 
 int flex_reclaim_init(void);

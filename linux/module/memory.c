@@ -8,6 +8,7 @@
  */
 #include <linux/bvec.h>
 #include <linux/delay.h>
+#include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/sizes.h>
@@ -47,6 +48,8 @@ void flex_memory_exit(void)
 /* PROTECT or RECALL of one list that lies in a page of its own. *@refused is the index of the first range refused. */
 static int call_with_list(u64 call, const flex_range_t *list, unsigned int count, unsigned int *refused)
 {
+	bool protect = call == FLEX_HVC_PROTECT;
+	u64 start = ktime_get_ns();
 	struct arm_smccc_res res;
 	unsigned int tries = 0;
 
@@ -55,6 +58,8 @@ static int call_with_list(u64 call, const flex_range_t *list, unsigned int count
 			usleep_range(50, 100);
 		res = flex_hvc(call, virt_to_phys(list), count);
 	} while ((s64)res.a0 == FLEX_ERR_BUSY && ++tries < FLEX_BUSY_RETRIES);
+	flex_count(protect ? FLEX_COUNT_PROTECT_NS : FLEX_COUNT_RECALL_NS, ktime_get_ns() - start);
+	flex_count(protect ? FLEX_COUNT_PROTECT_LISTS : FLEX_COUNT_RECALL_LISTS, 1);
 	if (refused)
 		*refused = res.a1;
 	return flex_errno(res.a0);
@@ -115,15 +120,18 @@ static void loan_drop_from(struct loan *loan, unsigned int from)
 /* Takes pages until the loan has @frames, as far as Linux has them. */
 static void loan_gather(struct loan *loan, u64 frames)
 {
+	u64 start = ktime_get_ns();
+
 	while (loan->frames < frames && loan->count < FLEX_REQUEST_RANGES_MAX) {
 		unsigned int order;
 		struct page *page = flex_chunk_alloc(ilog2(frames - loan->frames), loan->file_pages, &order);
 
 		if (!page)
-			return;
+			break;
 		loan_add(loan, FLEX_RANGE(page_to_phys(page), order));
 		cond_resched();
 	}
+	flex_count(FLEX_COUNT_ALLOC_NS, ktime_get_ns() - start);
 }
 
 /* Protects ranges [from, count) list by list. On failure the loan ends before the list that failed. */
@@ -236,19 +244,37 @@ static s64 read_into_bvec(struct file *file, u64 offset, const struct bio_vec *v
 	return done;
 }
 
+/* Neighbours become one segment: file systems issue a request a segment at least. */
+static unsigned int fill_segments(const struct loan *loan, struct bio_vec *vec)
+{
+	unsigned int i, count = 0;
+	u64 end = 0;
+
+	for (i = 0; i < loan->count; i++) {
+		u64 address = flex_range_address(loan->ranges[i]);
+		u64 bytes = FLEX_FRAME_SIZE << flex_range_order(loan->ranges[i]);
+
+		if (count && address == end)
+			vec[count - 1].bv_len += bytes;
+		else
+			bvec_set_page(vec + count++, range_page(loan->ranges[i]), bytes, 0);
+		end = address + bytes;
+	}
+	return count;
+}
+
 static s64 loan_read(struct loan *loan, struct file *file, u64 offset)
 {
 	struct bio_vec *vec = kvmalloc_array(loan->count, sizeof(*vec), GFP_KERNEL | __GFP_NOWARN);
-	unsigned int i;
+	u64 start = ktime_get_ns();
 	s64 ret;
 
 	if (!vec)
 		return -ENOMEM;
-	for (i = 0; i < loan->count; i++)
-		bvec_set_page(vec + i, range_page(loan->ranges[i]),
-			      FLEX_FRAME_SIZE << flex_range_order(loan->ranges[i]), 0);
-	ret = read_into_bvec(file, offset, vec, loan->count, loan->frames << FLEX_FRAME_SHIFT);
+	ret = read_into_bvec(file, offset, vec, fill_segments(loan, vec), loan->frames << FLEX_FRAME_SHIFT);
 	kvfree(vec);
+	flex_count(FLEX_COUNT_READ_NS, ktime_get_ns() - start);
+	flex_count(FLEX_COUNT_READ_BYTES, ret > 0 ? ret : 0);
 	return ret;
 }
 
@@ -348,7 +374,10 @@ s64 flex_memory_load(struct flex_rpc_slot *slot, struct file *file)
 
 static void free_recalled(flex_range_t range)
 {
+	u64 start = ktime_get_ns();
+
 	flex_frames_free(range);
+	flex_count(FLEX_COUNT_FREE_NS, ktime_get_ns() - start);
 	flex_reclaim_note(1ul << flex_range_order(range));
 }
 

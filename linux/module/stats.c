@@ -96,6 +96,33 @@ static struct attribute *tos_attributes[] = {
 	&tos_program_starts.attribute.attr,  NULL,
 };
 
+static atomic64_t counters[FLEX_COUNTERS];
+
+void flex_count(enum flex_counter counter, u64 value)
+{
+	atomic64_add(value, &counters[counter]);
+}
+
+static ssize_t cost_stat_show(struct device *device, struct device_attribute *attribute, char *buffer)
+{
+	return sysfs_emit(buffer, "%llu\n", (u64)atomic64_read(&counters[stat_of(attribute)->stat]));
+}
+
+FLEX_STAT_ATTRIBUTE(cost, alloc_ns, FLEX_COUNT_ALLOC_NS);
+FLEX_STAT_ATTRIBUTE(cost, protect_ns, FLEX_COUNT_PROTECT_NS);
+FLEX_STAT_ATTRIBUTE(cost, protect_lists, FLEX_COUNT_PROTECT_LISTS);
+FLEX_STAT_ATTRIBUTE(cost, recall_ns, FLEX_COUNT_RECALL_NS);
+FLEX_STAT_ATTRIBUTE(cost, recall_lists, FLEX_COUNT_RECALL_LISTS);
+FLEX_STAT_ATTRIBUTE(cost, free_ns, FLEX_COUNT_FREE_NS);
+FLEX_STAT_ATTRIBUTE(cost, read_ns, FLEX_COUNT_READ_NS);
+FLEX_STAT_ATTRIBUTE(cost, read_bytes, FLEX_COUNT_READ_BYTES);
+
+static struct attribute *cost_attributes[] = {
+	&cost_alloc_ns.attribute.attr,	   &cost_protect_ns.attribute.attr,   &cost_protect_lists.attribute.attr,
+	&cost_recall_ns.attribute.attr,	   &cost_recall_lists.attribute.attr, &cost_free_ns.attribute.attr,
+	&cost_read_ns.attribute.attr,	   &cost_read_bytes.attribute.attr,   NULL,
+};
+
 /* Bytes that the secure world has at the moment. */
 static ssize_t lent_bytes_show(struct device *device, struct device_attribute *attribute, char *buffer)
 {
@@ -151,6 +178,8 @@ static struct attribute *driver_attributes[] = {
 
 static const struct attribute_group driver_group = { .attrs = driver_attributes };
 static const struct attribute_group monitor_group = { .name = "monitor", .attrs = monitor_attributes };
+static const struct attribute_group cost_group = { .name = "cost", .attrs = cost_attributes };
 static const struct attribute_group tos_group = { .name = "tos", .attrs = tos_attributes };
 
-const struct attribute_group *flex_attribute_groups[] = { &driver_group, &monitor_group, &tos_group, NULL };
+const struct attribute_group *flex_attribute_groups[] = { &driver_group, &cost_group, &monitor_group, &tos_group,
+							   NULL };
