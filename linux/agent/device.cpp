@@ -10,7 +10,8 @@ namespace flex::agent {
 namespace {
 
 template <typename Argument> int control(int fd, unsigned long command, Argument argument) {
-    return ioctl(fd, command, argument) == 0 ? 0 : -errno;
+    int result = ioctl(fd, command, argument);
+    return result >= 0 ? result : -errno;
 }
 
 } // namespace

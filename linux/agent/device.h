@@ -27,6 +27,7 @@ public:
     int done(unsigned slot) const;
     // Reads the part of `file` that the slot asks for into protected frames and completes the slot.
     int load(unsigned slot, int file) const;
+    // The program's number, counted from 1 since the driver was loaded.
     int start() const;
     int stop() const;
 

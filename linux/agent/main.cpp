@@ -59,8 +59,7 @@ private:
             if (!event) continue;
             if (event->type == FLEXSERVE_EVENT_RPC) serve(event->slot, random());
             if (event->type == FLEXSERVE_EVENT_EXITED) {
-                handles_.close_all();
-                supervisor_.ended(event->value);
+                if (supervisor_.ended(event->slot, event->value)) handles_.close_all();
             }
         }
     }

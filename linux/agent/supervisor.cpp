@@ -21,22 +21,29 @@ std::string describe_exit(std::int64_t value) {
 
 bool is_abnormal(std::int64_t value) { return value != 0 && value != kSignalBase + SIGKILL; }
 
-void Supervisor::ended(std::int64_t value) {
+bool Supervisor::ended(unsigned number, std::int64_t value) {
     std::lock_guard guard(lock_);
+    if (number < current_) return false;
     end_ = value;
     news_.notify_one();
+    return true;
 }
 
 bool Supervisor::start() {
-    int error = 0;
+    int number = 0;
     for (int i = 0; i < kStartTries; i++) {
-        error = start_();
-        if (error != -EBUSY) break;
+        number = start_();
+        if (number != -EBUSY) break;
         std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
     started_ = std::chrono::steady_clock::now();
-    if (error) log_.write("agent", std::string("the secure program cannot be started: ") + strerror(-error));
-    return error == 0;
+    if (number <= 0) {
+        log_.write("agent", std::string("the secure program cannot be started: ") + strerror(-number));
+        return false;
+    }
+    std::lock_guard guard(lock_);
+    current_ = static_cast<unsigned>(number);
+    return true;
 }
 
 bool Supervisor::handle_end(std::int64_t value) {

@@ -21,12 +21,12 @@ namespace flex::agent {
 
 class Supervisor {
 public:
-    // start: 0 or -errno.
+    // start: the number of the program started, counted from 1, or -errno.
     Supervisor(std::function<int()> start, Log& log, std::chrono::milliseconds back_off)
         : start_(std::move(start)), log_(log), back_off_(back_off) {}
 
-    // Any thread: the program has ended.
-    void ended(std::int64_t value);
+    // Any thread: program `number` has ended. False when it is not the last one started: that is old news.
+    bool ended(unsigned number, std::int64_t value);
     // Starts the program, then handles ends for ever. Runs in a thread of its own.
     [[noreturn]] void run();
     // One end: reports it and restarts when that is due. True when the program runs again.
@@ -45,6 +45,7 @@ private:
     std::mutex lock_;
     std::condition_variable news_;
     std::optional<std::int64_t> end_;
+    unsigned current_ = 0; // the last one known to be started
 };
 
 } // namespace flex::agent

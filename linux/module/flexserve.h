@@ -25,6 +25,7 @@ enum flex_program_state {
 };
 
 /* Started by the agent or an administrator; holds the module until the end of the program and of all its loans. */
+/* Returns the program's number, > 0. */
 int flex_program_start(void);
 int flex_program_stop(void);
 /* Cores are to be lent. */
@@ -65,7 +66,7 @@ bool flex_rpc_idle(void);
 /* Work of the last program that is still in the kernel is done when this returns. */
 void flex_rpc_flush(void);
 void flex_rpc_program_started(void);
-void flex_rpc_program_exited(u64 code);
+void flex_rpc_program_exited(unsigned int number, u64 code);
 extern const struct file_operations flex_fops;
 
 /* ---- frames.c: which frames are lent, and their life as pages ---- */

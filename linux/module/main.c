@@ -17,6 +17,7 @@
 static enum flex_program_state state = FLEX_PROGRAM_STOPPED;
 static DEFINE_MUTEX(state_lock);
 static u64 last_exit_code;
+static unsigned int program_number;
 /* A running program and frames still lent keep the module: its text and bitmaps are what brings them back. */
 static bool holds_module;
 
@@ -74,6 +75,9 @@ int flex_program_start(void)
 		goto out;
 	}
 	WRITE_ONCE(state, FLEX_PROGRAM_RUNNING);
+	/* Positive for as long as anybody may count. */
+	program_number = program_number % INT_MAX + 1;
+	ret = program_number;
 	hold_module();
 	flex_lend_state_changed();
 out:
@@ -122,7 +126,7 @@ static void exit_work(struct work_struct *work)
 		pr_warn("the program ended (%llu) and %lu frames did not come back\n", last_exit_code, flex_frames_lent());
 	else
 		pr_info("the program ended (%llu), all frames are back\n", last_exit_code);
-	flex_rpc_program_exited(last_exit_code);
+	flex_rpc_program_exited(program_number, last_exit_code);
 	hold_module();
 	mutex_unlock(&state_lock);
 }

@@ -42,6 +42,7 @@ static u8 queue[FLEX_RPC_SLOTS];	/* a slot is in it at most once, so it never ov
 static unsigned int queue_head, queue_len;
 static bool agent_present;
 static bool exit_pending;
+static unsigned int exit_number;
 static u64 exit_code;
 static DECLARE_WAIT_QUEUE_HEAD(agent_wait);
 /* Apart, so that memory coming back never waits behind memory asked for. */
@@ -175,12 +176,13 @@ void flex_rpc_program_started(void)
 	spin_unlock_irq(&slots_lock);
 }
 
-void flex_rpc_program_exited(u64 code)
+void flex_rpc_program_exited(unsigned int number, u64 code)
 {
 	spin_lock_irq(&slots_lock);
 	for (; queue_len; queue_len--, queue_head = (queue_head + 1) % FLEX_RPC_SLOTS)
 		slots[queue[queue_head]].owner = SLOT_SECURE;
 	exit_pending = true;
+	exit_number = number;
 	exit_code = code;
 	spin_unlock_irq(&slots_lock);
 	wake_up(&agent_wait);
@@ -193,10 +195,12 @@ static int agent_open(struct inode *inode, struct file *file)
 	int ret = 0;
 
 	spin_lock_irq(&slots_lock);
-	if (agent_present)
+	if (agent_present) {
 		ret = -EBUSY;
-	else
+	} else {
 		agent_present = true;
+		exit_pending = false; /* of a program that this agent knows nothing of */
+	}
 	spin_unlock_irq(&slots_lock);
 	return ret ? ret : nonseekable_open(inode, file);
 }
@@ -240,6 +244,7 @@ static bool take_event(struct flexserve_event *event)
 		queue_len--;
 	} else if (exit_pending) {
 		event->type = FLEXSERVE_EVENT_EXITED;
+		event->slot = exit_number;
 		event->value = exit_code;
 		exit_pending = false;
 	} else {

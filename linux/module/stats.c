@@ -167,7 +167,7 @@ static ssize_t program_store(struct device *device, struct device_attribute *att
 	if (sysfs_streq(buffer, "stop"))
 		ret = flex_program_stop();
 	else if (sysfs_streq(buffer, "start"))
-		ret = flex_program_start();
+		ret = min(flex_program_start(), 0);
 	return ret ? ret : count;
 }
 static DEVICE_ATTR_RW(program);

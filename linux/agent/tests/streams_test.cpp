@@ -157,13 +157,15 @@ TEST(AgentControl, a_command_answers_with_its_output_and_exit_status) {
 TEST(AgentSupervisor, a_failed_program_is_restarted_once) {
     Log log("/dev/null", "/dev/null");
     int starts = 0;
-    Supervisor supervisor([&] { return ++starts, 0; }, log, std::chrono::milliseconds(1));
+    Supervisor supervisor([&] { return ++starts; }, log, std::chrono::milliseconds(1));
     EXPECT_TRUE(supervisor.start());
     EXPECT_FALSE(supervisor.handle_end(0));
     EXPECT_FALSE(supervisor.handle_end(256 + SIGKILL)) << "a STOP is nobody's fault";
     EXPECT_TRUE(supervisor.handle_end(1));
     EXPECT_FALSE(supervisor.handle_end(256 + SIGSEGV)) << "it fails again at once";
     EXPECT_EQ(starts, 2);
+    EXPECT_FALSE(supervisor.ended(1, 0)) << "the end of a program that has been replaced";
+    EXPECT_TRUE(supervisor.ended(2, 0));
     EXPECT_EQ(describe_exit(256 + SIGSEGV), "signal 11");
     EXPECT_EQ(describe_exit(3), "exit code 3");
 }

@@ -14,7 +14,7 @@
 
 enum flexserve_event_type {
 	FLEXSERVE_EVENT_RPC = 1,	/* slot: an RPC to serve and to finish by DONE or LOAD */
-	FLEXSERVE_EVENT_EXITED = 2,	/* value: exit code of the program, or 256 + signal */
+	FLEXSERVE_EVENT_EXITED = 2,	/* slot: the program's number; value: its exit code, or 256 + signal */
 };
 
 struct flexserve_event {
@@ -35,7 +35,7 @@ struct flexserve_load {
 #define FLEXSERVE_IOC_DONE _IO(FLEXSERVE_IOC_MAGIC, 2)
 /* Serves an FLEX_RPC_LOAD from a file and completes the slot, with an error in it when it fails. */
 #define FLEXSERVE_IOC_LOAD _IOW(FLEXSERVE_IOC_MAGIC, 3, struct flexserve_load)
-/* Starts the secure program. EBUSY while one runs or slots of the last one are still with the agent. */
+/* Starts the secure program; returns its number: 1, 2, ... since the driver was loaded. EBUSY while one runs or slots of the last one are still with the agent. */
 #define FLEXSERVE_IOC_START _IO(FLEXSERVE_IOC_MAGIC, 4)
 /* Asks for its end; FLEXSERVE_EVENT_EXITED follows. */
 #define FLEXSERVE_IOC_STOP _IO(FLEXSERVE_IOC_MAGIC, 5)
