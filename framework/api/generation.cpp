@@ -1,6 +1,7 @@
 #include "api/generation.h"
 
 #include <algorithm>
+#include <new>
 
 namespace flex::api {
 namespace {
@@ -89,7 +90,13 @@ void Generation::run() {
         running_ = &session;
         if (cancelled_) session.cancel();
     }
-    auto result = generate();
+    auto result = [&]() -> Result<GenerationResult> {
+        try {
+            return generate();
+        } catch (const std::bad_alloc&) {
+            return fail(ErrorCode::kOutOfMemory, "the answer needs more memory than there is");
+        }
+    }();
     {
         const std::lock_guard lock(mutex_);
         running_ = nullptr;
@@ -100,7 +107,7 @@ void Generation::run() {
 Result<GenerationResult> Generation::generate() {
     if (cancelled()) return fail(ErrorCode::kCancelled, "cancelled");
     GenerationResult result;
-    result.timings.queue_ms = milliseconds_since(received_);
+    result.timings.queue_ms = milliseconds_since(queued_);
     result.prompt_tokens = static_cast<std::uint32_t>(prompt_.size());
     engine::Session& session = *model_->session;
     session.reset_timings();

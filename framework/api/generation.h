@@ -31,7 +31,7 @@ struct GenerationOptions {
 
 /// Milliseconds of wall time.
 struct GenerationTimings {
-    double queue_ms = 0;    ///< waiting for other requests
+    double queue_ms = 0;    ///< waiting for other requests to end
     double allocate_ms = 0; ///< these three: bringing the model in, when this request was the one that needed it
     double load_ms = 0;
     double decrypt_ms = 0;
@@ -96,7 +96,7 @@ private:
     std::shared_ptr<pipeline::ServedModel> model_;
     const std::vector<TokenId> prompt_;
     const GenerationOptions options_;
-    const std::chrono::steady_clock::time_point received_;
+    const std::chrono::steady_clock::time_point received_, queued_ = std::chrono::steady_clock::now();
 
     mutable std::mutex mutex_;
     std::condition_variable changed_;

@@ -170,9 +170,8 @@ Status refuse_unsupported(const Json& object) {
     const Json* logprobs = field(object, "logprobs");
     if (logprobs != nullptr && *logprobs != false) return invalid("logprobs is not supported");
     const Json* format = field(object, "response_format");
-    if (format != nullptr && (!format->is_object() || format->value("type", "") != "text")) {
-        return invalid("response_format is not supported");
-    }
+    const Json* type = format != nullptr && format->is_object() ? field(*format, "type") : nullptr;
+    if (format != nullptr && (type == nullptr || *type != "text")) return invalid("response_format is not supported");
     return {};
 }
 

@@ -53,6 +53,7 @@ struct Answer {
     std::shared_ptr<Generation> generation;
     Generation::Progress first; ///< what had come when the response began
     bool begun = false;
+    Clock::time_point peer_checked = Clock::now();
 
     ~Answer() { generation->cancel(); } // does nothing to one that is done
 };
@@ -98,8 +99,11 @@ Result<std::shared_ptr<Answer>> prepare(pipeline::Registry& models, CompletionRe
 Generation::Progress wait(Answer& answer, const httplib::Request& request) {
     for (;;) {
         auto progress = answer.generation->wait(kPollInterval);
+        if (const auto now = Clock::now(); now - answer.peer_checked >= kPollInterval) {
+            answer.peer_checked = now;
+            if (peer_has_gone(request)) answer.generation->cancel();
+        }
         if (progress.done || !progress.text.empty()) return progress;
-        if (peer_has_gone(request)) answer.generation->cancel();
     }
 }
 

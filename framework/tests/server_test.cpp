@@ -1,0 +1,356 @@
+// The server as its clients meet it: real sockets, real TLS, the demo model.
+#include "api/server.h"
+
+#include <gtest/gtest.h>
+#include <httplib.h>
+
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "package/seal.h"
+#include "port/identity.h"
+#include "temporary_folder.h"
+
+namespace flex::api {
+namespace {
+
+using Json = nlohmann::json;
+using namespace std::chrono_literals;
+
+/// One server for all tests of this file: each test is a client that must not disturb the next.
+class ServerTest : public testing::Test {
+protected:
+    struct World {
+        test::TemporaryFolder folder, home;
+        std::unique_ptr<port::Port> port;
+        std::unique_ptr<Server> server;
+        std::thread thread;
+
+        World() {
+            crypto::initialise();
+            port = port::make_native_port(folder.path()).value();
+            EXPECT_TRUE(port::provision_native(folder.path(), home.path()).ok());
+            seal("demo", 1);
+            ServerOptions options;
+            options.endpoint = {"127.0.0.1", 0};
+            options.models.threads = 2;
+            options.models.context = 512;
+            server = Server::create(*port, options).value();
+            thread = std::thread([this] { EXPECT_TRUE(server->run().ok()); });
+        }
+        ~World() {
+            server->stop();
+            thread.join();
+        }
+        void seal(const std::string& name, std::uint64_t version) const {
+            package::SealOptions options;
+            options.source = FLEX_SOURCE_DIR "/models/demo/demo.gguf";
+            options.name = name;
+            options.target = folder.path() + "/store/" + name + ".flex";
+            options.version = version;
+            options.device = crypto::x25519_public(port->device_key(port::kPackageKeyLabel).value()).value();
+            const auto key = port::publisher_key(home.path()).value();
+            ASSERT_TRUE(package::seal(options, key).ok());
+        }
+    };
+    static void SetUpTestSuite() { world_ = std::make_unique<World>(); }
+    static void TearDownTestSuite() { world_.reset(); }
+
+    static std::unique_ptr<httplib::SSLClient> client(const char* host = "localhost") {
+        auto client = std::make_unique<httplib::SSLClient>(host, world_->server->port());
+        client->set_hostname_addr_map({{"localhost", "127.0.0.1"}});
+        client->set_ca_cert_path(world_->folder.path() + "/device-ca.pem");
+        client->set_read_timeout(60s);
+        return client;
+    }
+    static httplib::Result post(const char* path, const std::string& body) {
+        return client()->Post(path, body, "application/json");
+    }
+    /// The answer to a request that must succeed.
+    static Json ask(const char* path, const Json& body) {
+        const auto got = post(path, body.dump());
+        EXPECT_TRUE(got) << httplib::to_string(got.error());
+        if (!got) return {};
+        EXPECT_EQ(got->status, 200) << got->body;
+        return Json::parse(got->body);
+    }
+    static Json chat(Json extra = Json::object()) {
+        Json body = {{"model", "demo"}, {"temperature", 0}, {"max_tokens", 16},
+                     {"messages", Json::array({{{"role", "user"}, {"content", "What is Flex-Mem?"}}})}};
+        body.update(extra);
+        return body;
+    }
+    static Json status() { return Json::parse(client()->Get("/flexserve/status")->body); }
+
+    static std::unique_ptr<World> world_;
+};
+std::unique_ptr<ServerTest::World> ServerTest::world_;
+
+TEST_F(ServerTest, tls_holds_with_the_pinned_ca_for_every_name_of_this_machine) {
+    for (const char* host : {"localhost", "127.0.0.1"}) {
+        const auto got = client(host)->Get("/health");
+        ASSERT_TRUE(got) << host << ": " << httplib::to_string(got.error());
+        EXPECT_EQ(got->status, 200);
+    }
+}
+
+TEST_F(ServerTest, tls_fails_with_the_ca_of_another_device) {
+    const test::TemporaryFolder other, home;
+    ASSERT_TRUE(port::make_native_port(other.path()).ok());
+    ASSERT_TRUE(port::provision_native(other.path(), home.path()).ok());
+    auto stranger = client();
+    stranger->set_ca_cert_path(other.path() + "/device-ca.pem");
+    const auto got = stranger->Get("/health");
+    ASSERT_FALSE(got);
+    EXPECT_EQ(got.error(), httplib::Error::SSLServerVerification);
+}
+
+TEST_F(ServerTest, tls_fails_for_a_name_that_is_not_the_server_s) {
+    auto wrong = std::make_unique<httplib::SSLClient>("example.org", world_->server->port());
+    wrong->set_hostname_addr_map({{"example.org", "127.0.0.1"}});
+    wrong->set_ca_cert_path(world_->folder.path() + "/device-ca.pem");
+    const auto got = wrong->Get("/health");
+    ASSERT_FALSE(got);
+    EXPECT_EQ(got.error(), httplib::Error::SSLServerHostnameVerification);
+}
+
+TEST_F(ServerTest, nothing_older_than_tls_1_3_is_spoken) {
+    auto old = client();
+    SSL_CTX_set_max_proto_version(old->ssl_context(), TLS1_2_VERSION);
+    EXPECT_FALSE(old->Get("/health"));
+}
+
+TEST_F(ServerTest, plain_http_gets_no_answer) {
+    httplib::Client plain("127.0.0.1", world_->server->port());
+    EXPECT_FALSE(plain.Get("/health"));
+}
+
+TEST_F(ServerTest, the_store_s_models_are_listed) {
+    const auto got = client()->Get("/v1/models");
+    ASSERT_TRUE(got);
+    EXPECT_EQ(Json::parse(got->body)["data"][0]["id"], "demo");
+}
+
+TEST_F(ServerTest, greedy_answers_are_the_same_streamed_or_not) {
+    const Json whole = ask("/v1/chat/completions", chat());
+    const std::string text = whole["choices"][0]["message"]["content"];
+    EXPECT_FALSE(text.empty());
+    const auto got = post("/v1/chat/completions", chat({{"stream", true}}).dump());
+    ASSERT_TRUE(got);
+    EXPECT_TRUE(got->get_header_value("Content-Type").starts_with("text/event-stream"));
+    std::string streamed;
+    std::istringstream lines(got->body);
+    bool done = false;
+    for (std::string line; std::getline(lines, line);) {
+        if (!line.starts_with("data: ")) continue;
+        if (line == "data: [DONE]") done = true;
+        else if (const Json event = Json::parse(line.substr(6)); !event["choices"].empty())
+            streamed += event["choices"][0]["delta"].value("content", "");
+    }
+    EXPECT_EQ(streamed, text);
+    EXPECT_TRUE(done);
+}
+
+TEST_F(ServerTest, a_seed_repeats_an_answer_and_another_seed_does_not) {
+    const Json one = ask("/v1/chat/completions", chat({{"temperature", 1.5}, {"seed", 1}}));
+    const Json again = ask("/v1/chat/completions", chat({{"temperature", 1.5}, {"seed", 1}}));
+    EXPECT_EQ(one["choices"], again["choices"]);
+    std::set<std::string> different;
+    for (int seed = 0; seed < 8; ++seed) {
+        different.insert(ask("/v1/chat/completions", chat({{"temperature", 1.5}, {"seed", seed}}))["choices"].dump());
+    }
+    EXPECT_GT(different.size(), 1u);
+}
+
+TEST_F(ServerTest, max_tokens_and_stop_strings_end_an_answer) {
+    const Json cut = ask("/v1/chat/completions", chat({{"max_tokens", 3}}));
+    EXPECT_EQ(cut["choices"][0]["finish_reason"], "length");
+    EXPECT_EQ(cut["usage"]["completion_tokens"], 3);
+
+    const std::string text = ask("/v1/chat/completions", chat())["choices"][0]["message"]["content"];
+    const std::string word = text.substr(text.size() / 2, 4);
+    const Json stopped = ask("/v1/chat/completions", chat({{"stop", word}}));
+    EXPECT_EQ(stopped["choices"][0]["finish_reason"], "stop");
+    EXPECT_EQ(stopped["choices"][0]["message"]["content"], text.substr(0, text.find(word)));
+}
+
+TEST_F(ServerTest, a_completion_takes_tokens_and_gives_them) {
+    const Json answer = ask("/v1/completions", {{"model", "demo"}, {"prompt", {5, 6, 7}}, {"temperature", 0},
+                                                {"max_tokens", 4}, {"return_tokens", true}});
+    EXPECT_EQ(answer["usage"]["prompt_tokens"], 3);
+    EXPECT_EQ(answer["choices"][0]["tokens"].size(), answer["usage"]["completion_tokens"]);
+}
+
+TEST_F(ServerTest, a_prompt_longer_than_the_context_is_refused_with_both_numbers) {
+    Json tokens = Json::array();
+    for (int i = 0; i < 600; ++i) tokens.push_back(5);
+    const auto got = post("/v1/completions", Json({{"model", "demo"}, {"prompt", tokens}}).dump());
+    ASSERT_TRUE(got);
+    EXPECT_EQ(got->status, 400);
+    const Json error = Json::parse(got->body)["error"];
+    EXPECT_EQ(error["code"], "context_length_exceeded");
+    EXPECT_NE(error["message"].get<std::string>().find("600"), std::string::npos);
+    EXPECT_NE(error["message"].get<std::string>().find("512"), std::string::npos);
+}
+
+TEST_F(ServerTest, a_conversation_with_a_key_is_not_computed_again) {
+    const Json first = ask("/v1/chat/completions", chat({{"prompt_cache_key", "secret-1"}}));
+    EXPECT_EQ(first["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    const Json second = ask("/v1/chat/completions", chat({{"prompt_cache_key", "secret-1"}}));
+    EXPECT_GT(second["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    EXPECT_EQ(first["choices"], second["choices"]);
+}
+
+// Otherwise one client could find out another's prompt, word by word.
+TEST_F(ServerTest, what_one_client_asked_does_not_show_in_what_another_gets) {
+    for (const char* key : {"", "secret-3"}) {
+        static_cast<void>(ask("/v1/chat/completions", chat({{"prompt_cache_key", "secret-2"}})));
+        const Json other = ask("/v1/chat/completions", chat({{"prompt_cache_key", key}}));
+        EXPECT_EQ(other["usage"]["prompt_tokens_details"]["cached_tokens"], 0) << key;
+    }
+}
+
+struct BadRequest {
+    const char* method;
+    const char* path;
+    const char* body;
+    int status;
+};
+
+TEST_F(ServerTest, a_bad_request_fails_alone_and_tells_why) {
+    const BadRequest requests[] = {
+        {"GET", "/", "", 404},
+        {"GET", "/v1/chat/completions", "", 404},
+        {"GET", "/../../etc/passwd", "", 404},
+        {"POST", "/v1/chat/completions", "", 400},
+        {"POST", "/v1/chat/completions", "{", 400},
+        {"POST", "/v1/chat/completions", R"({"model":"demo","messages":[]})", 400},
+        {"POST", "/v1/chat/completions", R"({"model":"nope","messages":[{"role":"user","content":"x"}]})", 404},
+        {"POST", "/v1/chat/completions", R"({"model":"../demo","messages":[{"role":"user","content":"x"}]})", 404},
+        {"POST", "/v1/completions", R"({"model":"demo","prompt":""})", 400},
+        {"POST", "/v1/completions", R"({"model":"demo","prompt":[99999999]})", 400},
+        {"POST", "/v1/embeddings", R"({"model":"demo","input":"x"})", 404},
+        {"DELETE", "/v1/models", "", 404},
+    };
+    for (const BadRequest& request : requests) {
+        httplib::Request raw;
+        raw.method = request.method;
+        raw.path = request.path;
+        raw.body = request.body;
+        const auto got = client()->send(raw);
+        ASSERT_TRUE(got) << request.path << " " << request.body;
+        EXPECT_EQ(got->status, request.status) << request.path << " " << request.body;
+        const Json body = Json::parse(got->body, nullptr, false);
+        ASSERT_FALSE(body.is_discarded()) << got->body;
+        EXPECT_FALSE(body["error"]["message"].get<std::string>().empty());
+    }
+    EXPECT_FALSE(ask("/v1/chat/completions", chat())["choices"].empty());
+}
+
+TEST_F(ServerTest, a_body_that_is_too_large_is_refused) {
+    const auto got = post("/v1/completions", std::string((4u << 20) + 1, 'x'));
+    ASSERT_TRUE(got);
+    EXPECT_EQ(got->status, 413);
+    EXPECT_FALSE(Json::parse(got->body, nullptr, false).is_discarded());
+}
+
+TEST_F(ServerTest, a_client_that_goes_away_ends_its_generation) {
+    for (const bool stream : {true, false}) {
+        const int before = status()["requests"]["cancelled"];
+        auto leaver = client();
+        // Near-uniform sampling with a fixed seed goes on for long.
+        const Json body = chat({{"temperature", 90}, {"seed", 3}, {"max_tokens", 450}, {"stream", stream}});
+        httplib::Request raw;
+        raw.method = "POST";
+        raw.path = "/v1/chat/completions";
+        raw.body = body.dump();
+        if (stream) raw.content_receiver = [](const char*, std::size_t, std::uint64_t, std::uint64_t) { return false; };
+        std::thread sender([&] {
+            const auto got = leaver->send(raw);
+            EXPECT_FALSE(got) << got->status << got->body;
+        });
+        if (!stream) {
+            for (int i = 0; i < 200 && !status()["requests"]["busy"]; ++i) std::this_thread::sleep_for(10ms);
+            leaver->stop();
+        }
+        sender.join();
+        leaver.reset();
+        bool cancelled = false;
+        for (int i = 0; i < 50 && !cancelled; ++i) {
+            cancelled = status()["requests"]["cancelled"] > before;
+            std::this_thread::sleep_for(100ms);
+        }
+        EXPECT_TRUE(cancelled) << (stream ? "streamed" : "whole");
+    }
+    EXPECT_FALSE(ask("/v1/chat/completions", chat())["choices"].empty());
+}
+
+TEST_F(ServerTest, many_at_once_are_answered_or_told_to_come_back) {
+    const std::string expected = ask("/v1/chat/completions", chat())["choices"][0]["message"]["content"];
+    std::atomic<int> answered{0}, refused{0};
+    std::vector<std::thread> clients;
+    for (int i = 0; i < 6; ++i) {
+        clients.emplace_back([&] {
+            const auto got = post("/v1/chat/completions", chat().dump());
+            ASSERT_TRUE(got);
+            if (got->status == 503) {
+                ++refused;
+                EXPECT_EQ(got->get_header_value("Retry-After"), "1");
+                return;
+            }
+            EXPECT_EQ(Json::parse(got->body)["choices"][0]["message"]["content"], expected);
+            ++answered;
+        });
+    }
+    for (auto& thread : clients) thread.join();
+    EXPECT_EQ(answered + refused, 6);
+    EXPECT_GE(answered, 1);
+}
+
+TEST_F(ServerTest, a_damaged_package_fails_its_requests_with_the_reason_and_heals_when_replaced) {
+    world_->seal("torn", 1);
+    const std::string path = world_->folder.path() + "/store/torn.flex";
+    auto content = port::read_file(path, 1u << 30).value();
+    const auto good = content;
+    content[content.size() - 5000] ^= std::byte{1}; // in the last stage: found while the prompt is computed
+    ASSERT_TRUE(port::write_file(path, content).ok());
+    const auto got = post("/v1/chat/completions", chat({{"model", "torn"}}).dump());
+    ASSERT_TRUE(got);
+    EXPECT_EQ(got->status, 500);
+    const Json error = Json::parse(got->body)["error"];
+    EXPECT_EQ(error["code"], "model_refused");
+    EXPECT_NE(error["message"].get<std::string>().find("chunk"), std::string::npos);
+    ASSERT_TRUE(port::write_file(path, good).ok());
+    EXPECT_FALSE(ask("/v1/chat/completions", chat({{"model", "torn"}}))["choices"].empty());
+    std::filesystem::remove(path);
+}
+
+TEST_F(ServerTest, status_tells_what_is_loaded_and_that_nothing_is_protected_here) {
+    static_cast<void>(ask("/v1/chat/completions", chat()));
+    const Json s = status();
+    EXPECT_EQ(s["protected"], false);
+    EXPECT_TRUE(s["memory"]["frames"].contains("adopted"));
+    bool found = false;
+    for (const Json& model : s["models"]) {
+        if (model["name"] != "demo") continue;
+        found = true;
+        EXPECT_GT(model["bytes_loaded"], 1000000);
+        EXPECT_EQ(model["context"], 512);
+    }
+    EXPECT_TRUE(found);
+}
+
+TEST_F(ServerTest, models_that_nobody_uses_are_given_back) {
+    static_cast<void>(ask("/v1/chat/completions", chat()));
+    EXPECT_GT(world_->port->memory_info().mapped_bytes, 1000000u);
+    std::uint64_t freed = 0;
+    for (int i = 0; i < 50 && freed == 0; ++i) { // the connection's thread may still hold it for a moment
+        freed = world_->server->models().give_back(1);
+        std::this_thread::sleep_for(20ms);
+    }
+    EXPECT_GT(freed, 1000000u);
+    EXPECT_FALSE(ask("/v1/chat/completions", chat())["choices"].empty()); // and loaded again
+}
+
+} // namespace
+} // namespace flex::api
