@@ -1,5 +1,6 @@
 #include "cli/attack.h"
 
+#include <csignal>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -84,6 +85,7 @@ void make_sure_it_runs(Device& device) {
 }
 
 void run(const Options& options) {
+    std::signal(SIGPIPE, SIG_IGN); // connections to the device break in the middle: that is an answer too
     const std::vector<const Attack*> attacks = chosen(options);
     if (options.list) return print_list(attacks);
     const auto model = attack::demo_model_file();
