@@ -16,15 +16,22 @@ struct Stage {
 };
 constexpr std::array kStages = {
     Stage{"BL1:", "firmware"},
-    Stage{"BL31:", "secure monitor"},
-    Stage{"flex-monitor", "Flex-Monitor"},
+    Stage{"tos: up", "trusted OS"},
+    Stage{"; starting Linux", "Flex-Monitor"},
     Stage{"Linux version", "Linux"},
     Stage{"Run /init as init process", "Linux user space"},
-    Stage{"flex-agentd", "agent"},
-    Stage{"flexserved", "framework"},
+    Stage{"flexserved: ready", "framework"},
 };
 
-constexpr std::array<std::string_view, 3> kFailures = {"Kernel panic - not syncing", "flex-monitor: PANIC", "tos: PANIC"};
+// After one of these nothing good can follow.
+constexpr std::array<std::string_view, 6> kFailures = {
+    "monitor: panic on core",
+    "tos: panic on core",
+    "tos: the program in this image is not",
+    "Kernel panic - not syncing",
+    "init: FlexServe is not available",
+    "agent: it keeps failing", // "it" is the framework
+};
 
 } // namespace
 
@@ -36,12 +43,18 @@ std::string_view BootWatch::stage() const {
     return stage_ < 0 ? std::string_view("QEMU") : kStages[static_cast<std::size_t>(stage_)].name;
 }
 
-void BootWatch::look_at(std::string_view line) {
+bool BootWatch::framework_is_up() const { return stage_ == static_cast<int>(kStages.size()) - 1; }
+
+void BootWatch::look_at(std::string_view line, const Log& log) {
     for (std::size_t i = static_cast<std::size_t>(stage_ + 1); i < kStages.size(); ++i)
         if (line.find(kStages[i].sign) != std::string_view::npos) stage_ = static_cast<int>(i);
     if (!failure_.empty()) return;
     for (const std::string_view sign : kFailures)
-        if (line.find(sign) != std::string_view::npos) failure_ = line;
+        if (line.find(sign) != std::string_view::npos) {
+            failure_ = line;
+            failure_log_ = log.file;
+            return;
+        }
 }
 
 void BootWatch::read(Log& log) {
@@ -52,7 +65,7 @@ void BootWatch::read(Log& log) {
         log.offset += static_cast<std::uint64_t>(in.gcount());
         for (const char c : std::string_view(chunk, static_cast<std::size_t>(in.gcount()))) {
             if (c == '\n') {
-                look_at(log.line);
+                look_at(log.line, log);
                 log.line.clear();
             } else if (c != '\r' && log.line.size() < 1024) {
                 log.line += c;

@@ -144,7 +144,7 @@ void Device::wait_ready(std::chrono::milliseconds timeout, const Progress& progr
     const Clock::time_point start = Clock::now();
     BootWatch watch(folder_);
     Clock::time_point next_probe = start + 1s;
-    const auto give_up = [&](const std::string& why, const char* log) {
+    const auto give_up = [&](const std::string& why, const fs::path& log) {
         kill();
         std::string message = why;
         if (const std::string tail = log_tail(folder_ / log, 12); !tail.empty())
@@ -161,13 +161,14 @@ void Device::wait_ready(std::chrono::milliseconds timeout, const Progress& progr
             const bool spoke = !log_tail(folder_ / files::kQemuLog, 1).empty();
             give_up("QEMU ended while the device was booting", spoke ? files::kQemuLog : files::kConsoleLog);
         }
-        if (!watch.failure().empty()) give_up("the device failed to boot: " + watch.failure(), files::kConsoleLog);
+        if (!watch.failure().empty()) give_up("the device failed to boot: " + watch.failure(), watch.failure_log());
         if (since(start) >= timeout)
             give_up("the device was not ready after " + std::to_string(timeout.count() / 1000) + " s; it got as far as: " +
                         std::string(watch.stage()),
                     files::kConsoleLog);
         if (Clock::now() >= next_probe) {
-            if (https_healthy(state.https_port, 2s)) return;
+            // Before the framework listens a probe may hang; once it does, a busy host may make it slow.
+            if (https_healthy(state.https_port, watch.framework_is_up() ? 5s : 1s)) return;
             next_probe = Clock::now() + 250ms;
         }
         std::this_thread::sleep_for(50ms);

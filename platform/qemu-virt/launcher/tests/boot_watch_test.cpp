@@ -48,9 +48,10 @@ TEST_F(BootWatchTest, a_panic_in_either_world_is_a_failure) {
 
     BootWatch other(folder.path());
     std::filesystem::remove(folder.path() / files::kConsoleLog);
-    append(files::kSecureLog, "tos: PANIC: page fault\n");
+    append(files::kSecureLog, "tos: panic on core 1: page fault\n");
     static_cast<void>(other.poll());
-    EXPECT_EQ(other.failure(), "tos: PANIC: page fault");
+    EXPECT_EQ(other.failure(), "tos: panic on core 1: page fault");
+    EXPECT_EQ(other.failure_log(), folder.path() / files::kSecureLog);
 }
 
 } // namespace
