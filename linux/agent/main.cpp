@@ -36,7 +36,7 @@ public:
     explicit Agent(const Options& options)
         : options_(options), log_(options.console, options.log), device_(options.device),
           server_(handles_, options.store, options.data, log_),
-          supervisor_([this] { return device_.start(); }, log_, std::chrono::seconds(2)) {}
+          supervisor_([this] { return device_.start(); }, log_, std::chrono::seconds(1)) {}
 
     void run() {
         // As many as there are slots: a slot that blocks never keeps another waiting.

@@ -49,13 +49,13 @@ bool Supervisor::start() {
 bool Supervisor::handle_end(std::int64_t value) {
     log_.write("agent", "the secure program has ended: " + describe_exit(value));
     if (!is_abnormal(value)) return false;
-    if (std::chrono::steady_clock::now() - started_ >= kStable) restarted_ = false;
-    if (restarted_) {
-        log_.write("agent", "it failed again soon after a restart; left stopped");
+    if (std::chrono::steady_clock::now() - started_ >= kStable) restarts_ = 0;
+    if (restarts_ == kRestartsMax) {
+        log_.write("agent", "it keeps failing; left stopped");
         return false;
     }
-    restarted_ = true;
-    std::this_thread::sleep_for(back_off_);
+    std::this_thread::sleep_for(back_off_ * (1 << restarts_));
+    restarts_++;
     log_.write("agent", "restarting it");
     return start();
 }

@@ -1,4 +1,5 @@
-// Keeps the secure program running: starts it, reports its end, restarts it once when it fails.
+// Keeps the secure program running: starts it, reports its end, restarts it when it fails, a few times in a
+// row.
 #ifndef FLEX_LINUX_AGENT_SUPERVISOR_H
 #define FLEX_LINUX_AGENT_SUPERVISOR_H
 
@@ -37,10 +38,12 @@ private:
     std::function<int()> start_;
     Log& log_;
     std::chrono::milliseconds back_off_;
-    // A program that has run this long has earned another restart.
-    static constexpr std::chrono::minutes kStable{5};
+    // So often in a row, waiting twice as long each time; a program that has run for kStable starts a new
+    // row.
+    static constexpr unsigned kRestartsMax = 4;
+    static constexpr std::chrono::minutes kStable{1};
     std::chrono::steady_clock::time_point started_{};
-    bool restarted_ = false;
+    unsigned restarts_ = 0;
 
     std::mutex lock_;
     std::condition_variable news_;

@@ -280,9 +280,55 @@ static void fuzz(struct report *r, char *arguments)
 	free_page((unsigned long)list);
 }
 
+/* ---- lending with false completions ---- */
+
+#define FORGED_LENDS 2000
+
+/*
+ * Says that every slot is answered, while nobody has written an answer. Slots that this very call brings out are passed on to the
+ * driver: losing them would only starve the program.
+ */
+static void forged_completions(struct report *r, char *arguments)
+{
+	void (*posted)(u64 mask) = (void *)symbol_address("flex_rpc_posted");
+	u64 refused = tos_stat(FLEX_TOS_STAT_RPC_ANSWERS_REFUSED), lends = 0, value, canary;
+	u64 starts = tos_stat(FLEX_TOS_STAT_PROGRAM_STARTS);
+	unsigned int i;
+
+	if (!posted || canary_get(0, &canary)) {
+		failed(r, "flexserve.ko is not loaded");
+		return;
+	}
+	for (i = 0; i < FORGED_LENDS; i++) {
+		/* Also bits of slots that do not exist. */
+		struct arm_smccc_res res = smc(FLEX_TOS_LEND, i & 1 ? ~0ull : 1ull << (i / 2 % 64), 0, 0);
+
+		if ((s64)res.a0 < 0) {
+			failed(r, "the trusted OS takes no core (%lld): is the program running?", (s64)res.a0);
+			return;
+		}
+		lends++;
+		if (res.a1)
+			posted(res.a1);
+		cond_resched();
+	}
+	refused = tos_stat(FLEX_TOS_STAT_RPC_ANSWERS_REFUSED) - refused;
+	if (smc(FLEX_TOS_VERSION, 0, 0, 0).a1 != FLEX_ABI_VERSION)
+		breach(r, "the trusted OS does not answer any more");
+	else if (frame_is_readable(canary, &value))
+		breach(r, "a protected frame was opened");
+	else if (tos_stat(FLEX_TOS_STAT_PROGRAM_STARTS) != starts)
+		breach(r, "the program ended and was started again");
+	else if (!refused)
+		breach(r, "completions of slots that were not out were accepted");
+	else
+		blocked(r, "%llu forged completions: %llu refused, the program goes on", lends, refused);
+}
+
 const struct attack call_attacks[] = {
 	{ "boot-calls", "call BOOT and QUIESCE of the trusted OS from EL1", boot_calls },
 	{ "shared-area", "name Flex-Mem, the monitor, secure memory as shared area (program stopped)", shared_area },
+	{ "completions", "lend with forged completions of RPC slots", forged_completions },
 	{ "calls", "[COUNT [SEED]]: random SMCs and HVCs with random arguments", fuzz },
 	{}
 };
