@@ -163,6 +163,7 @@ void seal_for(const std::string& folder, const std::string& source, const std::s
     options.source = source;
     options.name = name;
     options.target = folder + "/store/" + name + kSuffix;
+    options.version = 0; // choose
     options.cipher = choose_cipher(cipher, false);
     options.device = device_public(folder);
     run_seal(options);
