@@ -72,7 +72,12 @@ enum flex_monitor_stat {
 #define FLEX_TOS_RECLAIM FLEX_U64(0xF2000003)
 /* STAT(x1 = enum flex_tos_stat) -> x1 = value. */
 #define FLEX_TOS_STAT FLEX_U64(0xF2000004)
-/* LEND(x1 = bit mask of RPC slots completed since this core's last call): lends this core to the secure world. */
+/*
+ * LEND(x1 = bit mask of RPC slots completed since this core's last call, x2 = value of the virtual counter at which the normal
+ * world's timer of this core expires, all ones when it is off, 0 when unknown): lends this core to the secure world.
+ * EL3 switches the timers with the worlds (TF-A: opteed sets NS_TIMER_SWITCH), so the trusted OS sets the timer for x2 itself; when it
+ * is unknown it returns after 1 ms.
+ */
 #define FLEX_TOS_LEND FLEX_U64(0x72000001)
 
 /* Result of LEND. x0 = reason, x1 = mask of RPC slots posted for the driver, x2 = further cores that could do work, x3 below. */

@@ -14,6 +14,8 @@
 #include <linux/smpboot.h>
 #include <linux/wait.h>
 
+#include <clocksource/arm_arch_timer.h>
+
 #include "flexserve.h"
 
 static unsigned int cores;
@@ -102,11 +104,28 @@ static void sleep_until_news(struct flex_lender *lender, int seen, u64 ns)
 	WRITE_ONCE(lender->sleeping, false);
 }
 
+/*
+ * EL3 switches the timers off with the world, so the trusted OS is told when the next tick is due. With interrupts off, since
+ * a handler might set the timer to an earlier time; one that is pending ends the call at once and is taken afterwards.
+ */
+static struct arm_smccc_res lend_core(u32 done)
+{
+	struct arm_smccc_res res;
+	u64 expiry = U64_MAX;
+
+	local_irq_disable();
+	if ((read_sysreg(cntv_ctl_el0) & (ARCH_TIMER_CTRL_ENABLE | ARCH_TIMER_CTRL_IT_MASK)) == ARCH_TIMER_CTRL_ENABLE)
+		expiry = read_sysreg(cntv_cval_el0);
+	res = flex_smc(FLEX_TOS_LEND, done, expiry, 0);
+	local_irq_enable();
+	return res;
+}
+
 static void lend_once(struct flex_lender *lender)
 {
 	int seen = atomic_read(&kicks);
 	u32 done = atomic_xchg(&completed, 0);
-	struct arm_smccc_res res = flex_smc(FLEX_TOS_LEND, done, 0, 0);
+	struct arm_smccc_res res = lend_core(done);
 
 	if ((s64)res.a0 < 0) {
 		atomic_or(done, &completed);

@@ -39,6 +39,7 @@ void SecureStore::begin(Bytes data, u64 boot_counter) {
     copy_bytes(pending_.data, data.data, data.size);
     copy_bytes(pending_.tag, tag_of(pending_).bytes, sizeof pending_.tag);
     written_ = 0;
+    to_write_ = align_up(offsetof(Record, data) + data.size, 4);
     erased_ = false;
     writing_ = true;
 }
@@ -50,11 +51,11 @@ SecureStore::Progress SecureStore::step() {
         good = flash_->erase(copy);
         erased_ = true;
     } else {
-        const u64 part = min(kStepBytes, sizeof pending_ - written_);
+        const u64 part = min(kStepBytes, to_write_ - written_);
         good = flash_->program(copy, written_, reinterpret_cast<const u8*>(&pending_) + written_, part);
         written_ += part;
     }
-    if (good && written_ < sizeof pending_) return Progress::More;
+    if (good && written_ < to_write_) return Progress::More;
     writing_ = false;
     if (!good) return Progress::Failed;
     record_ = pending_;

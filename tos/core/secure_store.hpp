@@ -1,7 +1,7 @@
 /*
  * The rollback-proof store: one record in two alternating copies in secure flash, each
  *
- *   magic, sequence, boot counter, length, data[length], HMAC-SHA256 over all of it
+ *   magic, sequence, boot counter, length, HMAC-SHA256 over these and the data, data[length]
  *
  * A write goes to the copy that is not the newest, so a power cut leaves the old or the new record. The flash cannot be
  * reached by the normal world; the HMAC finds a torn write and damage.
@@ -17,7 +17,7 @@
 
 namespace flex::tos {
 
-/* Two erase sectors. Offsets within a copy, lengths: multiples of 4. */
+/* Two erase sectors. Offsets within a copy and lengths are multiples of 4; offsets to program, of SecureStore::kStepBytes. */
 class StoreFlash {
 public:
     virtual void read(u32 copy, u64 offset, void* to, u64 bytes) = 0;
@@ -52,9 +52,10 @@ private:
     };
     struct Record {
         Header header;
-        u8 data[FLEX_SECURE_STORE_BYTES];
         u8 tag[32];
+        u8 data[FLEX_SECURE_STORE_BYTES];
     };
+    static_assert(sizeof(Record) == 64 + FLEX_SECURE_STORE_BYTES, "the layout in flash");
     [[nodiscard]] Digest tag_of(const Record& record) const;
     [[nodiscard]] bool read(u32 copy, Record& record);
 
@@ -63,7 +64,7 @@ private:
     Record record_;  /* the newest good one */
     Record pending_; /* being written; also scratch of load() */
     u32 newest_ = 0;
-    u64 written_ = 0; /* bytes of pending_ in flash */
+    u64 written_ = 0, to_write_ = 0; /* bytes of pending_ in flash, and in all */
     bool erased_ = false, writing_ = false;
 };
 

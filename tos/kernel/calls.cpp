@@ -30,6 +30,8 @@ void init_core(u32 index) {
     core.stack_top = reinterpret_cast<u64>(__stack0_top) + index * u64{TOS_STACK_STRIDE};
     core.panic_stack_top = core.stack_top + TOS_GUARD_BYTES + TOS_STACK_BYTES;
     core.ttbr0_identity = identity_root;
+    constexpr u64 kCountersForUser = 3; /* EL0PCTEN, EL0VCTEN; no timers */
+    CNTKCTL_EL1::write(kCountersForUser);
 }
 
 CallResult boot(u64 table, u64 base, u64 frames) {
@@ -56,7 +58,9 @@ CallResult reclaim(u64 bytes) {
     Locked lock;
     if (g_program.life != Life::Running) return {FLEX_ERR_STATE};
     g_program.reclaim_bytes = bytes > ~g_program.reclaim_bytes ? ~u64{0} : g_program.reclaim_bytes + bytes;
+    g_program.trim = true;
     wake_all(WaitFor::Reclaim);
+    kick_service();
     return {FLEX_OK};
 }
 
@@ -88,7 +92,7 @@ CallResult start(u64 shared, u64 bytes, u64 lent) {
 
 CallResult call(u64 function, u64 x1, u64 x2, u64 x3) {
     switch (function) {
-    case FLEX_TOS_LEND: return lend(static_cast<u32>(x1));
+    case FLEX_TOS_LEND: return lend(static_cast<u32>(x1), x2);
     case FLEX_TOS_VERSION: return {FLEX_OK, FLEX_ABI_VERSION};
     case FLEX_TOS_START: return start(x1, x2, x3);
     case FLEX_TOS_STOP: return stop();

@@ -19,8 +19,9 @@ struct alignas(64) Core {
     bool inside = false;  /* in a LEND call */
     bool returning = false; /* left it only for an interrupt or to have requests served, so it comes again by itself */
     bool in_user = false; /* S-EL0 code may be running here; changed with the lock held, read without */
-    bool borrowed = false; /* the normal world's FP registers are in `normal_fp`, TTBR0 holds the program's tables */
-    u64 normal_cntkctl = 0;
+    bool borrowed = false; /* the normal world's FP registers are in `normal_fp`, TTBR0 holds the program's tables, the timer runs */
+    u64 tick_due = 0;      /* when the normal world's timer of this core expires */
+    u64 timer_set_for = 0; /* what CNTV_CVAL_EL0 holds while borrowed */
     Thread* fp_owner = nullptr; /* whose values the FP registers hold, while borrowed */
     FpState normal_fp = {};
 };

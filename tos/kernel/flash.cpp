@@ -10,9 +10,10 @@ namespace {
 
 /* Two 16-bit chips side by side: each command twice in a word, each chip's status in its half. */
 constexpr u32 both(u32 command) { return command << 16 | command; }
-constexpr u32 kReadArray = both(0xff), kClearStatus = both(0x50), kProgramWord = both(0x40);
+constexpr u32 kReadArray = both(0xff), kClearStatus = both(0x50), kProgramBuffer = both(0xe8);
 constexpr u32 kEraseSetup = both(0x20), kConfirm = both(0xd0);
 constexpr u32 kReady = both(0x80), kErrors = both(0x3a); /* erase, program, voltage, lock */
+constexpr u64 kWordsOfBuffer = 16; /* 32 bytes a chip: what every part with a write buffer has */
 constexpr u64 kTimeoutNs = 2'000'000'000;                 /* an erase takes up to a second on real parts */
 
 volatile u32& word_at(u64 offset) { return *kernel_pointer<volatile u32>(BOARD_SECURE_FLASH_BASE + offset); }
@@ -24,6 +25,20 @@ bool wait_ready(u64 offset) {
     const bool good = (status & kReady) == kReady && (status & kErrors) == 0;
     if (!good) word_at(offset) = kClearStatus;
     return good;
+}
+
+/* Buffered programming: command, number of words less one, the words, confirmation. */
+bool program_buffer(u64 at, const u8* from, u64 words) {
+    word_at(at) = kProgramBuffer;
+    if (!wait_ready(at)) return false;
+    word_at(at) = both(static_cast<u32>(words - 1));
+    for (u64 i = 0; i < words; i++) {
+        u32 value;
+        copy_bytes(&value, from + 4 * i, 4);
+        word_at(at + 4 * i) = value;
+    }
+    word_at(at) = kConfirm;
+    return wait_ready(at);
 }
 
 class CfiStoreFlash final : public StoreFlash {
@@ -41,13 +56,10 @@ public:
 
     bool program(u32 copy, u64 offset, const void* from, u64 bytes) override {
         bool good = true;
-        for (u64 done = 0; done < bytes && good; done += 4) {
-            u32 value;
-            copy_bytes(&value, static_cast<const u8*>(from) + done, 4);
-            const u64 at = base(copy) + offset + done;
-            word_at(at) = kProgramWord;
-            word_at(at) = value;
-            good = wait_ready(at);
+        for (u64 done = 0; done < bytes && good;) {
+            const u64 words = min(kWordsOfBuffer, (bytes - done) / 4);
+            good = program_buffer(base(copy) + offset + done, static_cast<const u8*>(from) + done, words);
+            done += words * 4;
         }
         word_at(base(copy)) = kReadArray;
         return good;

@@ -229,6 +229,7 @@ void want_frames() {
 
 Next system_mem_alloc(Thread& thread, u64 bytes) {
     if (bytes == 0 || bytes > kStackTop) return finish(thread, kEinval);
+    if (bytes > g_frames.frames() * kPageBytes) return finish(thread, kEnomem); /* do not drain the normal world for nothing */
     if (new_job(thread) == nullptr) return wait_and_restart(thread, WaitFor::Job);
     return start_getting(thread, align_up(bytes, kPageBytes));
 }
@@ -237,6 +238,7 @@ Next system_mem_load(Thread& thread, u64 descriptor, u64 offset, u64 bytes) {
     const OpenFile* file = g_files.get(descriptor);
     if (file == nullptr || file->kind != OpenFile::Kind::File) return finish(thread, kEbadf);
     if (bytes == 0 || bytes > kStackTop || offset > kFileBytesMax || !is_aligned(offset, kPageBytes)) return finish(thread, kEinval);
+    if (bytes > g_frames.frames() * kPageBytes) return finish(thread, kEnomem);
     if (new_job(thread) == nullptr) return wait_and_restart(thread, WaitFor::Job);
     thread.job->load = true;
     thread.job->file_handle = file->handle;

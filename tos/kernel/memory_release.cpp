@@ -258,7 +258,7 @@ Next pool_and_end(Thread& service) {
 
 Next trim_pool(Thread& service) {
     if (service.job == nullptr && new_job(service) == nullptr) return wait_for(service, WaitFor::Job, service_step);
-    return release_from_pool(service, g_pool.frames() - kPoolTrimmed);
+    return release_from_pool(service, g_pool.frames() - (g_program.trim ? kPoolLow * 2 : kPoolTrimmed));
 }
 
 Next tear_down(Thread& service) {

@@ -59,16 +59,15 @@ bool add_image_area(const ElfProgram::Segment& segment) {
     return rest.end <= rest.begin || g_areas.insert(rest) == kOk;
 }
 
-bool build_areas() {
+bool build_areas(const ElfProgram& elf) {
     g_areas.clear();
-    for (u32 i = 0; i < g_program.elf.segment_count; i++) {
-        if (!add_image_area(g_program.elf.segments[i])) return false;
+    for (u32 i = 0; i < elf.segment_count; i++) {
+        if (!add_image_area(elf.segments[i])) return false;
     }
     Area stack;
     stack.begin = kStackTop - kStackBytes;
     stack.end = kStackTop;
     stack.protection = kProtectRead | kProtectWrite;
-    g_program.break_start = g_program.break_end = g_program.elf.break_start;
     return g_areas.insert(stack) == kOk;
 }
 
@@ -92,6 +91,7 @@ i64 start_program(u64 shared, u64 bytes, u64 lent) {
         return FLEX_ERR_DENIED;
     }
     if (g_program.table.root() == 0 && !g_program.table.create(g_tables)) return FLEX_ERR_NO_MEMORY;
+    if (!build_areas(elf.value)) return FLEX_ERR_NO_MEMORY;
     if (!pin_shared_area(shared)) return FLEX_ERR_STATE;
     if (map_non_secure(TOS_SHARED_BASE, shared, FLEX_RPC_AREA_BYTES) == nullptr) {
         unpin_shared_area(shared);
@@ -101,6 +101,7 @@ i64 start_program(u64 shared, u64 bytes, u64 lent) {
     g_program = {};
     g_program.table = table;
     g_program.elf = elf.value;
+    g_program.break_start = g_program.break_end = elf.value.break_start;
     g_program.shared_physical = shared;
     g_program.cores_lent = static_cast<u32>(lent);
     g_program.started = now();
@@ -112,7 +113,6 @@ i64 start_program(u64 shared, u64 bytes, u64 lent) {
     g_store.cancel();
     g_orphans_out = g_orphans_done = 0;
     for (u32 i = 0; i < kThreads; i++) clear_thread(g_threads[i], i);
-    if (!build_areas()) return FLEX_ERR_NO_MEMORY;
     g_threads[kServiceThread].step = service_step;
     make_ready(g_threads[kServiceThread]);
     Thread* first = new_thread();
@@ -176,7 +176,8 @@ Next service_step(Thread& service) {
         if (g_program.running != 0) return wait_for(service, WaitFor::Service, service_step);
         return tear_down(service);
     }
-    if (g_pool.frames() > kPoolHigh) return trim_pool(service);
+    if (g_pool.frames() > (g_program.trim ? kPoolLow * 2 : kPoolHigh)) return trim_pool(service);
+    g_program.trim = false;
     if (g_pool.frames() >= kPoolLow) {
         wake_all(WaitFor::Frames);
         return wait_for(service, WaitFor::Service, service_step);

@@ -42,6 +42,7 @@ struct Program {
     u64 alloc_ticks, load_ticks;
     bool time_known;
     u64 time_offset_ns; /* real time minus system counter; the normal world's word */
+    bool trim;           /* the normal world wants memory: the pool keeps only what it needs */
     u64 reclaim_bytes;  /* asked for by the normal world, not yet taken up by the program */
 };
 

@@ -26,7 +26,10 @@ constexpr u64 kCallExpiresNs = 5'000'000;
 /* ASID 1 for the program (bits 63:48 of TTBR0); the identity page has 0. */
 constexpr u64 kProgramAsid = u64{1} << 48;
 
-constexpr u64 kCounterForUser = 3; /* CNTKCTL_EL1: EL0PCTEN, EL0VCTEN; no timers */
+/* A core whose tick is unknown goes back after this long. */
+constexpr u64 kTickUnknownNs = 1'000'000;
+
+u64 earliest_deadline = kNever; /* of all waiting threads, or an earlier time */
 
 u32 cores_inside() {
     u32 count = 0;
@@ -46,12 +49,25 @@ void expire_called_cores() {
     if (called_cores != 0 && ticks_to_ns(now() - called_at) > kCallExpiresNs) called_cores = 0;
 }
 
-/* Keeps what EL3 does not (TF-A: CTX_INCLUDE_FPREGS and NS_TIMER_SWITCH are off): the normal world's FP registers and CNTKCTL_EL1. */
+/*
+ * The normal world's virtual timer is switched off by EL3 with the world (TF-A: opteed sets NS_TIMER_SWITCH), but its interrupt is
+ * still the normal world's, and so an FIQ here. It is set for whatever comes first: the core's tick, or the end of a thread's wait.
+ */
+void set_timer(Core& core) {
+    const u64 due = min(core.tick_due, earliest_deadline);
+    if (due == core.timer_set_for) return;
+    CNTV_CVAL_EL0::write(due);
+    barrier_instruction();
+    core.timer_set_for = due;
+}
+
+/* Keeps what EL3 does not (TF-A: CTX_INCLUDE_FPREGS is off): the normal world's FP registers. */
 void borrow(Core& core) {
     if (core.borrowed) return;
     save_fp(&core.normal_fp);
-    core.normal_cntkctl = CNTKCTL_EL1::read();
-    CNTKCTL_EL1::write(kCounterForUser);
+    core.timer_set_for = kNever;
+    CNTV_CVAL_EL0::write(kNever);
+    CNTV_CTL_EL0::write(1); /* enabled, not masked */
     core.fp_owner = nullptr;
     TTBR0_EL1::write(g_program.table.root() | kProgramAsid);
     barrier_instruction();
@@ -61,7 +77,7 @@ void borrow(Core& core) {
 void give_back(Core& core) {
     if (!core.borrowed) return;
     load_fp(&core.normal_fp);
-    CNTKCTL_EL1::write(core.normal_cntkctl);
+    CNTV_CTL_EL0::write(0);
     TTBR0_EL1::write(core.ttbr0_identity);
     barrier_instruction();
     core.fp_owner = nullptr;
@@ -79,7 +95,17 @@ void keep_fp(Core& core, Thread& thread) {
     if (core.fp_owner == &thread && thread.core == static_cast<i32>(core.index)) save_fp(&thread.fp);
 }
 
-enum class Turn : u8 { Waits, Ended, Interrupted, Leave };
+/* A thread's wait has ended and no interrupt is pending. Re-arms the timer; on real parts its line takes a moment to fall, and then
+ * the normal world gets the core for nothing. */
+bool only_a_wake_up(Core& core) {
+    const u64 time = now();
+    if (time >= core.tick_due || time < core.timer_set_for) return false;
+    wake_expired(time);
+    set_timer(core);
+    return !interrupt_pending();
+}
+
+enum class Turn : u8 { Waits, Ended, Interrupted, Preempted, Leave };
 
 /* Runs one thread until it waits or ends, or the core is needed elsewhere. With the lock, which is free while S-EL0 runs. */
 Turn run(Core& core, Thread& thread) {
@@ -99,6 +125,7 @@ Turn run(Core& core, Thread& thread) {
         expire_called_cores();
         if (g_slots.anything_to_report() || helpers_wanted(0) > called_cores) return Turn::Leave;
         fetch_fp(core, thread);
+        set_timer(core);
         core.in_user = true;
         g_lock.unlock();
         const int kind = enter_user(&thread.registers);
@@ -106,6 +133,7 @@ Turn run(Core& core, Thread& thread) {
         g_lock.lock();
         core.in_user = false;
         if (kind == kExceptionFiq) {
+            if (only_a_wake_up(core)) return Turn::Preempted;
             core.interrupted_at = since;
             return Turn::Interrupted;
         }
@@ -157,16 +185,17 @@ bool take_turn(Core& core, Turn& turn) {
     } else {
         keep_fp(core, *thread);
     }
-    if (turn == Turn::Interrupted) make_ready(*thread);
+    if (turn == Turn::Interrupted || turn == Turn::Preempted) make_ready(*thread);
     if (turn == Turn::Leave) make_ready_first(*thread);
     return true;
 }
 
 } // namespace
 
-CallResult lend(u32 completed) {
+CallResult lend(u32 completed, u64 tick_due) {
     Core& core = this_core();
     Locked lock;
+    core.tick_due = tick_due != 0 ? tick_due : deadline_after(kTickUnknownNs);
     g_statistics.lends++;
     core.inside = true;
     if (called_cores > 0 && !core.returning) called_cores--;
@@ -260,6 +289,7 @@ Next wait_for(Thread& thread, WaitFor what, Step step, u64 deadline) {
     thread.waits_for = what;
     thread.step = step;
     thread.deadline = deadline;
+    earliest_deadline = min(earliest_deadline, deadline);
     thread.timed_out = false;
     return Next::Wait;
 }
@@ -278,8 +308,14 @@ void wake_all(WaitFor what) {
 }
 
 void wake_expired(u64 ticks) {
+    if (ticks < earliest_deadline) return;
+    earliest_deadline = kNever;
     for (Thread& thread : g_threads) {
-        if (thread.state != ThreadState::Waiting || thread.deadline > ticks) continue;
+        if (thread.state != ThreadState::Waiting) continue;
+        if (thread.deadline > ticks) {
+            earliest_deadline = min(earliest_deadline, thread.deadline);
+            continue;
+        }
         thread.timed_out = true;
         if (thread.waits_for == WaitFor::Futex) {
             g_futexes.remove(thread.id);
@@ -289,13 +325,7 @@ void wake_expired(u64 ticks) {
     }
 }
 
-u64 next_deadline() {
-    u64 deadline = kNever;
-    for (const Thread& thread : g_threads) {
-        if (thread.state == ThreadState::Waiting) deadline = min(deadline, thread.deadline);
-    }
-    return deadline;
-}
+u64 next_deadline() { return earliest_deadline; }
 
 void kick_service() {
     Thread& service = g_threads[kServiceThread];

@@ -13,7 +13,7 @@ struct CallResult {
 };
 
 /* FLEX_TOS_LEND: returns when the normal world is needed or nothing is left to do. */
-[[nodiscard]] CallResult lend(u32 completed);
+[[nodiscard]] CallResult lend(u32 completed, u64 tick_due);
 /* FLEX_TOS_QUIESCE */
 void quiesce();
 

@@ -109,7 +109,7 @@ TEST(SecureStore, damage_and_foreign_keys_are_noticed) {
     ASSERT_EQ(write(*open(flash), "two"), SecureStore::Progress::Written);
     EXPECT_EQ(content(*open(flash, kOtherKey)), "") << "made by another device";
     const u32 newest = std::search(flash.copies[0].begin(), flash.copies[0].begin() + 100, "two", "two" + 3) != flash.copies[0].begin() + 100 ? 0 : 1;
-    for (const u64 at : {u64{0}, u64{8}, u64{16}, u64{24}, u64{33}, u64{32 + FLEX_SECURE_STORE_BYTES + 5}}) {
+    for (const u64 at : {u64{0}, u64{8}, u64{16}, u64{24}, u64{33}, u64{63}, u64{66}}) {
         FakeFlash damaged = flash;
         damaged.copies[newest][at] ^= 1;
         EXPECT_EQ(content(*open(damaged)), "one") << "damage at " << at;
