@@ -44,6 +44,7 @@ bool Liar::before(flex_rpc_slot& slot) {
     }
     if (mode_.is("substitute") && op_ == FLEX_RPC_OPEN &&
         slot.data_len + mode_.parameter.size() <= FLEX_RPC_NAME_MAX) {
+        name_bytes_ = slot.data_len;
         std::memcpy(slot.data + slot.data_len, mode_.parameter.data(), mode_.parameter.size());
         slot.data_len += static_cast<flex_u32>(mode_.parameter.size());
     }
@@ -53,6 +54,13 @@ bool Liar::before(flex_rpc_slot& slot) {
         return true;
     }
     return false;
+}
+
+bool Liar::again(flex_rpc_slot& slot) {
+    if (name_bytes_ == 0 || slot.result != -ENOENT) return false;
+    slot.data_len = name_bytes_;
+    name_bytes_ = 0;
+    return true;
 }
 
 void Liar::after(flex_rpc_slot& slot) {

@@ -47,7 +47,10 @@ public:
 
     // Before the RPC is served. True when it is not to be served at all: the slot is answered already.
     bool before(flex_rpc_slot& slot);
-    // After it was served.
+    // After it was served. True when there was nothing to substitute: the slot is as it was asked, serve it
+    // again.
+    bool again(flex_rpc_slot& slot);
+    // After that.
     void after(flex_rpc_slot& slot);
 
 private:
@@ -58,6 +61,7 @@ private:
     std::uint64_t random_;
     flex_u32 op_ = 0;
     flex_u64 asked_ = 0;
+    flex_u32 name_bytes_ = 0; // of an OPEN whose name was changed, before that
 };
 
 } // namespace flex::agent

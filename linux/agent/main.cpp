@@ -68,20 +68,27 @@ private:
         flex_rpc_slot& slot = device_.slot(number);
         Liar liar(HostileMode::read(options_.hostile), random);
         if (!liar.before(slot)) {
-            Request request(slot);
-            if (request.op() == FLEX_RPC_LOAD) return load(request, number);
-            try {
-                server_.serve(request);
-            } catch (const std::bad_alloc&) {
-                request.finish(-ENOMEM);
-            }
+            if (slot.op == FLEX_RPC_LOAD) return load(slot, number);
+            do {
+                serve_once(slot);
+            } while (liar.again(slot));
             liar.after(slot);
         }
         device_.done(number);
     }
 
+    void serve_once(flex_rpc_slot& slot) {
+        Request request(slot);
+        try {
+            server_.serve(request);
+        } catch (const std::bad_alloc&) {
+            request.finish(-ENOMEM);
+        }
+    }
+
     // The driver completes the slot, also when it fails.
-    void load(Request& request, unsigned number) {
+    void load(flex_rpc_slot& slot, unsigned number) {
+        Request request(slot);
         auto file = handles_.find(request.argument(0));
         if (file && file->kind == HandleKind::kFile) {
             device_.load(number, file->descriptor.get());

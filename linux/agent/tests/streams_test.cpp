@@ -204,8 +204,13 @@ TEST(AgentHostile, each_lie_is_told) {
     slot->op = FLEX_RPC_OPEN;
     slot->data_len = 1;
     slot->data[0] = 'm';
-    Liar(HostileMode::parse("substitute .old\n"), 0).before(*slot);
+    Liar liar(HostileMode::parse("substitute .old\n"), 0);
+    liar.before(*slot);
     EXPECT_EQ(std::string(reinterpret_cast<char*>(slot->data), slot->data_len), "m.old");
+    slot->result = -ENOENT;
+    EXPECT_TRUE(liar.again(*slot)) << "no such file: the one that was asked for";
+    EXPECT_EQ(std::string(reinterpret_cast<char*>(slot->data), slot->data_len), "m");
+    EXPECT_FALSE(liar.again(*slot));
 }
 
 } // namespace
