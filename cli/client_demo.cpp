@@ -13,6 +13,9 @@
 #include "cli/client_api.h"
 #include "cli/output.h"
 #include "launcher/device.h"
+#ifdef FLEX_HAS_ATTACK
+#include "cli/attack/runner.h"
+#endif
 
 namespace flex::cli {
 namespace fs = std::filesystem;
@@ -24,21 +27,12 @@ constexpr std::chrono::seconds kBootTimeout(180);
 
 std::atomic<bool> interrupted{false};
 
-/// One attack from the normal-world kernel and how it ended; filled in by `flexserve attack --brief`.
-struct AttackLine {
-    std::string what;
-    bool blocked = false;
-    std::string how;
-};
-
-/// What an attacker in the normal world's kernel sees right now. Empty where the attack command is not part of this
-/// build.
-std::vector<AttackLine> attack_lines() { return {}; }
-
 void ensure_running(platform::Device& device) {
     if (device.running()) return;
     spdlog::info("booting the device");
-    device.start(platform::MachineOptions());
+    platform::MachineOptions options;
+    options.attack_devices = true; // the panel shows what becomes of their DMA
+    device.start(options);
     device.wait_ready(
         kBootTimeout,
         [](std::string_view stage, std::chrono::milliseconds at) {
@@ -47,9 +41,11 @@ void ensure_running(platform::Device& device) {
         &interrupted);
 }
 
+fs::path demo_source() { return platform::repository() / "models/demo/demo.gguf"; }
+
 /// Seals the built-in model when the store has none, or an older one than the repository.
 void ensure_sealed(const platform::Device& device) {
-    const fs::path source = platform::repository() / "models/demo/demo.gguf";
+    const fs::path source = demo_source();
     const fs::path package = device.folder() / "store" / (std::string(kModel) + ".flex");
     if (!fs::exists(source)) throw std::runtime_error("the demo model is missing: " + source.string());
     if (fs::exists(package) && fs::last_write_time(package) >= fs::last_write_time(source)) return;
@@ -59,8 +55,7 @@ void ensure_sealed(const platform::Device& device) {
 
 double mebibytes(std::uint64_t frames) { return static_cast<double>(frames) * 4096 / 1048576; }
 
-void print_panel(const Answer& answer, const DeviceStatus& before, const DeviceStatus& during,
-                 const std::vector<AttackLine>& attacks) {
+void print_panel(const Answer& answer, const DeviceStatus& before, const DeviceStatus& during) {
     std::printf("\n  memory, in frames of 4 KiB, by Flex-Monitor's table\n");
     std::printf("             %12s %12s\n", "before", "with model");
     const struct {
@@ -78,11 +73,32 @@ void print_panel(const Answer& answer, const DeviceStatus& before, const DeviceS
                 answer.allocate_ms, answer.load_ms, answer.decrypt_ms, answer.compute_ms);
     std::printf("  %u tokens in, %u tokens out, %.1f tokens/s\n", answer.prompt_tokens, answer.completion_tokens,
                 answer.tokens_per_second);
-    if (attacks.empty()) return;
-    std::printf("\n  what an attacker in the normal world's kernel just saw\n");
-    for (const AttackLine& line : attacks) {
-        std::printf("    %-7s  %s: %s\n", line.blocked ? "blocked" : "BREACH", line.what.c_str(), line.how.c_str());
+}
+
+/// What a hostile kernel in the normal world sees right now, each attack printed as it ends. Returns whether all of them
+/// were held off.
+bool print_attacks(platform::Device& device, const fs::path& model) {
+#ifdef FLEX_HAS_ATTACK
+    std::printf("\n  and what an attacker in the normal world's kernel sees when it tries\n");
+    std::fflush(stdout);
+    attack::Target target(device, model);
+    target.prepare();
+    bool good = true;
+    for (const attack::Attack& attack : attack::all_attacks()) {
+        if (!attack.brief || interrupted) continue;
+        const attack::Report report = attack::carry_out(attack, target);
+        good = good && report.good();
+        std::printf("    %-7s  %s: %s\n", attack::name_of(report.outcome.verdict), attack.does.c_str(),
+                    report.outcome.how.c_str());
+        if (!report.damage.empty()) std::printf("    DAMAGE   %s\n", report.damage.c_str());
+        std::fflush(stdout);
     }
+    return good;
+#else
+    static_cast<void>(device);
+    static_cast<void>(model);
+    return true;
+#endif
 }
 
 void demo(const std::string& question) {
@@ -112,8 +128,10 @@ void demo(const std::string& question) {
         return;
     }
     std::printf("\n");
-    print_panel(answer, before, during, attack_lines());
+    print_panel(answer, before, during);
+    const bool good = print_attacks(device, demo_source());
     std::printf("\n  go on with: flexserve chat %s\n", kModel);
+    if (!good) throw Exit{1};
 }
 
 } // namespace
