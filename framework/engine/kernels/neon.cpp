@@ -8,7 +8,7 @@ namespace {
 
 using F4 = float32x4_t;
 
-// ---- dot products ----------------------------------------------------------------------------------------------------
+// ---- dot products ----
 
 struct LoadF32 {
     using Weight = float;
@@ -47,7 +47,8 @@ inline float reduce1(F4 quad) {
 
 /// Folded dot products of x with R rows of w, `stride` apart.
 template <int R, class Load>
-inline void dot_rows(const typename Load::Weight* w, std::size_t stride, const float* x, std::size_t n, F4 folded[R]) {
+inline void dot_rows(const typename Load::Weight* w, std::size_t stride, const float* x, std::size_t n,
+                     F4 folded[R]) {
     F4 lane[R][8];
     for (int r = 0; r < R; ++r) {
         for (F4& l : lane[r]) l = vdupq_n_f32(0);
@@ -56,20 +57,23 @@ inline void dot_rows(const typename Load::Weight* w, std::size_t stride, const f
     for (; i + 32 <= n; i += 32) {
         for (int j = 0; j < 8; ++j) {
             const F4 xs = vld1q_f32(x + i + 4 * j);
-            for (int r = 0; r < R; ++r) lane[r][j] = vfmaq_f32(lane[r][j], Load::four(w + r * stride + i + 4 * j), xs);
+            for (int r = 0; r < R; ++r)
+                lane[r][j] = vfmaq_f32(lane[r][j], Load::four(w + r * stride + i + 4 * j), xs);
         }
     }
     for (std::size_t j = 0; j < 8 && i < n; ++j) {
         const std::size_t at = i + 4 * j < n ? i + 4 * j : n;
         const F4 xs = load_some<LoadF32>(x + at, n - at);
-        for (int r = 0; r < R; ++r) lane[r][j] = vfmaq_f32(lane[r][j], load_some<Load>(w + r * stride + at, n - at), xs);
+        for (int r = 0; r < R; ++r)
+            lane[r][j] = vfmaq_f32(lane[r][j], load_some<Load>(w + r * stride + at, n - at), xs);
     }
     for (int r = 0; r < R; ++r) folded[r] = fold(lane[r]);
 }
 
 /// out[r] = factor * dot(x, row r of w) for `rows` rows.
 template <class Load, bool kScale = false>
-void dot_all(const typename Load::Weight* w, std::size_t rows, std::size_t n, const float* x, float factor, float* out) {
+void dot_all(const typename Load::Weight* w, std::size_t rows, std::size_t n, const float* x, float factor,
+             float* out) {
     std::size_t r = 0;
     for (; r + 4 <= rows; r += 4) {
         F4 folded[4];
@@ -87,20 +91,20 @@ void dot_all(const typename Load::Weight* w, std::size_t rows, std::size_t n, co
 }
 
 template <class Load>
-void matmul_rows(const typename Load::Weight* w, std::size_t rows, std::size_t n, const float* x, std::size_t tokens,
-                 float* y, std::size_t y_stride) {
+void matmul_rows(const typename Load::Weight* w, std::size_t rows, std::size_t n, const float* x,
+                 std::size_t tokens, float* y, std::size_t y_stride) {
     for (std::size_t t = 0; t < tokens; ++t) dot_all<Load>(w, rows, n, x + t * n, 1.0F, y + t * y_stride);
 }
 
-void matmul_f32(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
-                std::size_t y_stride, std::byte*) {
+void matmul_f32(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
+                float* y, std::size_t y_stride, std::byte*) {
     matmul_rows<LoadF32>(reinterpret_cast<const float*>(w), rows, columns, x, tokens, y, y_stride);
 }
 
 /// Many tokens: widen four rows once, then use them for all tokens.
 template <class Load>
-void matmul_half(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
-                 float* y, std::size_t y_stride, std::byte* scratch) {
+void matmul_half(const std::byte* w, std::size_t rows, std::size_t columns, const float* x,
+                 std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch) {
     const auto* weights = reinterpret_cast<const std::uint16_t*>(w);
     if (tokens < 4) return matmul_rows<Load>(weights, rows, columns, x, tokens, y, y_stride);
     auto* wide = reinterpret_cast<float*>(scratch);
@@ -119,19 +123,20 @@ void matmul_half(const std::byte* w, std::size_t rows, std::size_t columns, cons
     }
 }
 
-void matmul_f16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens, float* y,
-                std::size_t y_stride, std::byte* scratch) {
+void matmul_f16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
+                float* y, std::size_t y_stride, std::byte* scratch) {
     matmul_half<LoadF16>(w, rows, columns, x, tokens, y, y_stride, scratch);
 }
 
-void matmul_bf16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x, std::size_t tokens,
-                 float* y, std::size_t y_stride, std::byte* scratch) {
+void matmul_bf16(const std::byte* w, std::size_t rows, std::size_t columns, const float* x,
+                 std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch) {
     matmul_half<LoadBf16>(w, rows, columns, x, tokens, y, y_stride, scratch);
 }
 
 void round_to_f16(const float* x, std::size_t n, float* y) {
     std::size_t i = 0;
-    for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vcvt_f32_f16(vcvt_f16_f32(vld1q_f32(x + i)))); // FPCR default: half to even
+    for (; i + 4 <= n; i += 4)
+        vst1q_f32(y + i, vcvt_f32_f16(vcvt_f16_f32(vld1q_f32(x + i)))); // FPCR default: half to even
     for (; i < n; ++i) y[i] = f16_to_f32(f32_to_f16(x[i]));
 }
 
@@ -139,13 +144,15 @@ void round_to_bf16(const float* x, std::size_t n, float* y) {
     for (std::size_t i = 0; i < n; ++i) y[i] = round_bf16(x[i]);
 }
 
-// ---- Q8_0 ------------------------------------------------------------------------------------------------------------
+// ---- Q8_0 ----
 
-/// |w| <= 128 and |x| <= 127: two products fit in 16 bits (32512), so the second half can be added before widening.
+/// |w| <= 128 and |x| <= 127: two products fit in 16 bits (32512), so the second half can be added before
+/// widening.
 struct MultiplyBlock {
     static int32x4_t products(int8x16_t w_low, int8x16_t w_high, int8x16_t x_low, int8x16_t x_high) {
         const int16x8_t low = vmlal_high_s8(vmull_s8(vget_low_s8(w_low), vget_low_s8(x_low)), w_low, x_low);
-        const int16x8_t high = vmlal_high_s8(vmull_s8(vget_low_s8(w_high), vget_low_s8(x_high)), w_high, x_high);
+        const int16x8_t high =
+            vmlal_high_s8(vmull_s8(vget_low_s8(w_high), vget_low_s8(x_high)), w_high, x_high);
         return vpadalq_s16(vpaddlq_s16(low), high);
     }
 };
@@ -175,7 +182,7 @@ void quantize(const float* x, std::size_t n, std::int8_t* q, float* scale) {
     }
 }
 
-// ---- elementwise -----------------------------------------------------------------------------------------------------
+// ---- elementwise ----
 
 inline F4 exp4(F4 x) { // exact_exp, lane by lane
     x = vmaxnmq_f32(x, vdupq_n_f32(kExpLow));
@@ -200,7 +207,8 @@ void rms_norm(const float* x, const float* weight, std::size_t n, float epsilon,
     dot_rows<1, LoadF32>(x, 0, x, n, &squares);
     const float factor = 1.0F / __builtin_sqrtf(reduce1(squares) / static_cast<float>(n) + epsilon);
     std::size_t i = 0;
-    for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), factor), vld1q_f32(weight + i)));
+    for (; i + 4 <= n; i += 4)
+        vst1q_f32(y + i, vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), factor), vld1q_f32(weight + i)));
     for (; i < n; ++i) y[i] = x[i] * factor * weight[i];
 }
 
@@ -221,9 +229,10 @@ void silu_multiply(float* gate, const float* up, std::size_t n) {
     for (; i < n; ++i) gate[i] = gate[i] / (1.0F + exact_exp(-gate[i])) * up[i];
 }
 
-// ---- attention -------------------------------------------------------------------------------------------------------
+// ---- attention ----
 
-void scores(const float* query, const float* keys, std::size_t count, std::size_t head_size, float factor, float* out) {
+void scores(const float* query, const float* keys, std::size_t count, std::size_t head_size, float factor,
+            float* out) {
     dot_all<LoadF32, true>(keys, count, head_size, query, factor, out);
 }
 
@@ -234,7 +243,8 @@ void softmax(float* x, std::size_t n) {
     F4 low = vdupq_n_f32(0), high = vdupq_n_f32(0); // lanes 0..3 and 4..7
     std::size_t i = 0;
     for (; i + 8 <= n; i += 8) {
-        const F4 a = exp4(vsubq_f32(vld1q_f32(x + i), maximum)), b = exp4(vsubq_f32(vld1q_f32(x + i + 4), maximum));
+        const F4 a = exp4(vsubq_f32(vld1q_f32(x + i), maximum)),
+                 b = exp4(vsubq_f32(vld1q_f32(x + i + 4), maximum));
         vst1q_f32(x + i, a);
         vst1q_f32(x + i + 4, b);
         low = vaddq_f32(low, a);
@@ -253,16 +263,19 @@ void softmax(float* x, std::size_t n) {
 
 /// C * 4 neighbouring elements of the result stay in registers while all values pass.
 template <int C>
-void weighted_columns(const float* weights, const float* values, std::size_t count, std::size_t head_size, float* out) {
+void weighted_columns(const float* weights, const float* values, std::size_t count, std::size_t head_size,
+                      float* out) {
     F4 acc[C];
     for (int c = 0; c < C; ++c) acc[c] = vdupq_n_f32(0);
     for (std::size_t i = 0; i < count; ++i) {
-        for (int c = 0; c < C; ++c) acc[c] = vfmaq_n_f32(acc[c], vld1q_f32(values + i * head_size + 4 * c), weights[i]);
+        for (int c = 0; c < C; ++c)
+            acc[c] = vfmaq_n_f32(acc[c], vld1q_f32(values + i * head_size + 4 * c), weights[i]);
     }
     for (int c = 0; c < C; ++c) vst1q_f32(out + 4 * c, acc[c]);
 }
 
-void weighted_sum(const float* weights, const float* values, std::size_t count, std::size_t head_size, float* out) {
+void weighted_sum(const float* weights, const float* values, std::size_t count, std::size_t head_size,
+                  float* out) {
     std::size_t d = 0;
     for (; d + 64 <= head_size; d += 64) weighted_columns<16>(weights, values + d, count, head_size, out + d);
     for (; d + 4 <= head_size; d += 4) weighted_columns<1>(weights, values + d, count, head_size, out + d);
@@ -273,9 +286,7 @@ void weighted_sum(const float* weights, const float* values, std::size_t count, 
     }
 }
 
-} // namespace
-
-constinit const Kernels kNeonKernels = {
+constexpr Kernels kTable = {
     .name = "neon",
     .quantize = quantize,
     .round_to_f16 = round_to_f16,
@@ -291,5 +302,16 @@ constinit const Kernels kNeonKernels = {
     .softmax = softmax,
     .weighted_sum = weighted_sum,
 };
+
+constexpr Kernels with_dotprod(Kernels table) {
+    table.name = "neon-dotprod";
+    table.matmul_q8_0 = neon_dotprod_matmul_q8_0;
+    return table;
+}
+
+} // namespace
+
+constinit const Kernels kNeonKernels = kTable;
+constinit const Kernels kNeonDotprodKernels = with_dotprod(kTable);
 
 } // namespace flex::engine

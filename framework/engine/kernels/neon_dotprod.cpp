@@ -1,6 +1,5 @@
 // NEON with FEAT_DotProd (Armv8.2): as neon.cpp, but SDOT adds up the Q8_0 products.
 #include "engine/kernels/neon_q8.h"
-#include "engine/kernels/tables.h"
 
 namespace flex::engine {
 
@@ -14,6 +13,10 @@ struct DotBlock {
 
 } // namespace
 
-const decltype(Kernels::matmul_q8_0) kNeonDotprodMatmulQ8 = neon_matmul_q8_0<DotBlock>;
+void neon_dotprod_matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q,
+                              const float* scale, std::size_t tokens, float* y, std::size_t y_stride,
+                              std::byte* scratch) {
+    neon_matmul_q8_0<DotBlock>(w, rows, columns, q, scale, tokens, y, y_stride, scratch);
+}
 
 } // namespace flex::engine

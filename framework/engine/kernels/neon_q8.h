@@ -1,5 +1,6 @@
-// Q8_0 products for NEON, once for every Armv8-A and once with FEAT_DotProd: the including file says how 16 products are
-// added up in groups of four. Included by exactly one .cpp per variant, with everything in its unnamed namespace.
+// Q8_0 products for NEON, once for every Armv8-A and once with FEAT_DotProd: the including file says how 16
+// products are added up in groups of four. Included by exactly one .cpp per variant, with everything in its
+// unnamed namespace.
 #pragma once
 
 #include <arm_neon.h>
@@ -7,9 +8,17 @@
 #include "engine/kernels/exact.h"
 
 namespace flex::engine {
+
+/// In neon_dotprod.cpp; needs FEAT_DotProd.
+void neon_dotprod_matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q,
+                              const float* scale, std::size_t tokens, float* y, std::size_t y_stride,
+                              std::byte* scratch);
+
 namespace {
 
-inline const std::int8_t* values_of(const std::byte* block) { return reinterpret_cast<const std::int8_t*>(block + 2); }
+inline const std::int8_t* values_of(const std::byte* block) {
+    return reinterpret_cast<const std::int8_t*>(block + 2);
+}
 
 /// The f16 scales of block `offset` of R rows times the activation's scale; missing rows give 0.
 template <int R> inline float32x4_t factors(const std::byte* const row[R], std::size_t offset, float scale) {
@@ -21,8 +30,8 @@ template <int R> inline float32x4_t factors(const std::byte* const row[R], std::
 
 /// R <= 4 rows of w times T tokens, straight from the file's layout. Lane = row in the accumulators.
 template <class Block, int R, int T>
-inline void q8_tile(const std::byte* w, std::size_t blocks, const std::int8_t* q, const float* scale, float* y,
-                    std::size_t y_stride) {
+inline void q8_tile(const std::byte* w, std::size_t blocks, const std::int8_t* q, const float* scale,
+                    float* y, std::size_t y_stride) {
     const std::size_t columns = blocks * kQ8Block;
     const std::byte* row[R];
     for (int r = 0; r < R; ++r) row[r] = w + r * blocks * kQ8BlockBytes;
@@ -62,18 +71,18 @@ void neon_matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns,
     for (; r + 4 <= rows; r += 4) {
         std::size_t t = 0;
         for (; t + 2 <= tokens; t += 2) {
-            q8_tile<Block, 4, 2>(w + r * row_bytes, blocks, q + t * columns, scale + t * blocks, y + t * y_stride + r,
-                                 y_stride);
+            q8_tile<Block, 4, 2>(w + r * row_bytes, blocks, q + t * columns, scale + t * blocks,
+                                 y + t * y_stride + r, y_stride);
         }
         if (t < tokens) {
-            q8_tile<Block, 4, 1>(w + r * row_bytes, blocks, q + t * columns, scale + t * blocks, y + t * y_stride + r,
-                                 y_stride);
+            q8_tile<Block, 4, 1>(w + r * row_bytes, blocks, q + t * columns, scale + t * blocks,
+                                 y + t * y_stride + r, y_stride);
         }
     }
     for (; r < rows; ++r) {
         for (std::size_t t = 0; t < tokens; ++t) {
-            q8_tile<Block, 1, 1>(w + r * row_bytes, blocks, q + t * columns, scale + t * blocks, y + t * y_stride + r,
-                                 y_stride);
+            q8_tile<Block, 1, 1>(w + r * row_bytes, blocks, q + t * columns, scale + t * blocks,
+                                 y + t * y_stride + r, y_stride);
         }
     }
 }

@@ -15,13 +15,7 @@ std::vector<const Kernels*> available_kernels() {
     }
 #elif defined(__aarch64__)
     constexpr unsigned long kHwcapAsimdDp = 1ul << 20; // Linux arm64 elf_hwcaps: FEAT_DotProd
-    static const Kernels dotprod = [] {
-        Kernels table = kNeonKernels;
-        table.name = "neon-dotprod";
-        table.matmul_q8_0 = kNeonDotprodMatmulQ8;
-        return table;
-    }();
-    if ((getauxval(AT_HWCAP) & kHwcapAsimdDp) != 0) out.push_back(&dotprod);
+    if ((getauxval(AT_HWCAP) & kHwcapAsimdDp) != 0) out.push_back(&kNeonDotprodKernels);
     out.push_back(&kNeonKernels);
 #endif
     out.push_back(&scalar_kernels());

@@ -1,5 +1,4 @@
-// The tables compiled into this build besides the scalar one. Each may be called only where select.cpp says
-// so.
+// The tables compiled into this build besides the scalar one. Use them through select_kernels().
 #pragma once
 
 #include "engine/kernels/kernels.h"
@@ -10,8 +9,7 @@ namespace flex::engine {
 extern const Kernels kAvx2Kernels; // needs AVX2, FMA, F16C
 #elif defined(__aarch64__)
 extern const Kernels kNeonKernels;        // every Armv8-A
-// FEAT_DotProd: the neon table with this function in it.
-extern const decltype(Kernels::matmul_q8_0) kNeonDotprodMatmulQ8;
+extern const Kernels kNeonDotprodKernels; // FEAT_DotProd
 #endif
 
 } // namespace flex::engine

@@ -231,8 +231,7 @@ TEST_P(EveryTable, attends_like_the_reference) {
     }
 }
 
-// ---- the reference itself
-// --------------------------------------------------------------------------------------------
+// ---- the reference itself ----
 
 TEST(Reference, exponential_is_within_two_units_of_the_last_place) {
     for (float x = -87.0F; x < 88.0F; x += 0.00731F) {

@@ -256,8 +256,7 @@ TEST(Session, counts_its_tokens_and_its_time) {
     EXPECT_LE(t.attention_ns, t.prefill_ns + t.decode_ns);
 }
 
-// ---- model
-// -----------------------------------------------------------------------------------------------------------
+// ---- model ----
 
 std::string refusal(const testing::GgufBuilder& builder) {
     const auto bytes = builder.build();

@@ -256,8 +256,7 @@ TEST(Detokenizer, shows_what_is_no_character_as_the_replacement_character) {
     EXPECT_EQ(show("\xe2\x82z"), "\ufffd\ufffdz");
 }
 
-// ---- hostile vocabularies
-// --------------------------------------------------------------------------------------------
+// ---- hostile vocabularies ----
 
 std::string refusal(const engine::testing::GgufBuilder& builder) {
     const auto bytes = builder.build();
