@@ -59,7 +59,7 @@ Outcome lie_while_loading(Target& target, const std::string& mode) {
 
 /// Storage brings back what was there before: the agent opens another file than the one asked for.
 Outcome older_package(Target& target) {
-    const std::string name = "attack-older";
+    const std::string name = "attack-rollback";
     const std::uint64_t newest = target.seal_as(name);
     if (!target.drop_models()) return failed("the framework does not let go of the models it has");
     const Completion first = target.api().complete(target.reference_query(name));
@@ -74,7 +74,7 @@ Outcome older_package(Target& target) {
     std::filesystem::remove(target.package_file(name).string() + ".old");
     target.remove_package(name);
     if (answer.ok) return breach("a package older than one the device has seen was accepted");
-    if (answer.error.find("older") == std::string::npos) return failed("refused for another reason: " + answer.error);
+    if (answer.error.find("is older than version") == std::string::npos) return failed("refused for another reason: " + answer.error);
     return blocked(answer.error);
 }
 

@@ -104,6 +104,7 @@ std::vector<Attack> kernel_attacks() {
         frames("alloc-twice", "hands the trusted OS a frame that it has already", {"adopted", "duplicate", "part"}),
         frames("alloc-malformed", "hands the trusted OS lists of frames that are malformed",
                {"wrap", "order", "bits", "more-than-fits", "huge-count", "odd-error", "short-data", "long-data"}),
+        kernel("completions", 15, "lends a core with forged completions of RPCs that are not out"),
         kernel("boot-calls", 19, "calls what only the monitor may: BOOT with a forged frame table, QUIESCE"),
         kernel("calls", 19, "makes 100000 SMCs and HVCs with all kinds of numbers and random arguments"),
         {"shared-area", 14, Kind::kKernel, "names Flex-Mem, the monitor and secure memory as the area for RPC", shared_area},
