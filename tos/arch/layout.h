@@ -4,7 +4,8 @@
 
 #include "board.h"
 
-/* The kernel's half of the address space (TTBR1, 39 bits): physical addresses below 1 GiB appear at this offset. */
+/* The kernel's half of the address space (TTBR1, 39 bits): physical addresses below 1 GiB appear at this
+ * offset. */
 #define TOS_VIRTUAL_OFFSET 0xffffff8000000000
 /* Its second GiB holds what comes and goes. */
 #define TOS_DYNAMIC_BASE 0xffffff8040000000
@@ -49,12 +50,14 @@
 
 /*
  * MAIR_EL1: 0 Device-nGnRnE, 1 Normal write-back (Arm ARM D17.2.97).
- * TCR_EL1: 39 bits and 4 KiB granule in both halves, walks write-back inner-shareable, ASID from TTBR0, 40-bit physical addresses.
- * SCTLR_EL1: M C I, SA SA0, WXN (writable means not executable), nTWE nTWI, UCT DZE UCI (as Linux gives its programs), SPAN = 0
- * (PAN is set on every exception), EOS EIS, LSMAOE nTLSMD.
+ * TCR_EL1: 39 bits and 4 KiB granule in both halves, walks write-back inner-shareable, ASID from TTBR0,
+ * 40-bit physical addresses. SCTLR_EL1: M C I, SA SA0, WXN (writable means not executable), nTWE nTWI, UCT
+ * DZE UCI (as Linux gives its programs), SPAN = 0 (PAN is set on every exception), EOS EIS, LSMAOE nTLSMD.
  */
 #define TOS_MAIR 0xff00
-#define TOS_TCR (25 | (25 << 16) | (1 << 8) | (1 << 10) | (3 << 12) | (1 << 24) | (1 << 26) | (3 << 28) | (2 << 30) | (2 << 32))
+#define TOS_TCR                                                                                              \
+    (25 | (25 << 16) | (1 << 8) | (1 << 10) | (3 << 12) | (1 << 24) | (1 << 26) | (3 << 28) | (2 << 30) |    \
+     (2 << 32))
 #define TOS_SCTLR 0x345dd81d
 
 #endif

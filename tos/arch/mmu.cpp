@@ -41,11 +41,14 @@ u8* map_non_secure(u64 at, u64 physical, u64 bytes) {
 
 void unmap_non_secure(u64 at, u64 bytes) {
     bool stuck = false;
-    while (g_kernel_table.take(at, at + bytes, stuck).bytes != 0) {}
+    while (g_kernel_table.take(at, at + bytes, stuck).bytes != 0) {
+    }
     tlb::invalidate(at, bytes);
 }
 
-u8* open_block_window(u32 core, u64 physical) { return map_non_secure(window_at(core), physical, kBlockBytes); }
+u8* open_block_window(u32 core, u64 physical) {
+    return map_non_secure(window_at(core), physical, kBlockBytes);
+}
 
 u8* open_page_window(u32 core, Span<const u64> frames) {
     const u64 base = window_at(core) + kBlockBytes;

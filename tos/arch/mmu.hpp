@@ -1,4 +1,5 @@
-/* The kernel's own translation tables, and windows through which it reaches frames that it owns but does not map for good. */
+/* The kernel's own translation tables, and windows through which it reaches frames that it owns but does not
+ * map for good. */
 #ifndef FLEX_TOS_ARCH_MMU_HPP
 #define FLEX_TOS_ARCH_MMU_HPP
 
@@ -11,17 +12,22 @@ namespace flex::tos {
 extern TablePool g_tables; /* what is left of secure RAM: all tables come from it */
 extern PageTable g_kernel_table;
 
-template <class T> T* kernel_pointer(u64 physical) { return reinterpret_cast<T*>(physical + TOS_VIRTUAL_OFFSET); }
-inline u64 kernel_physical(const void* pointer) { return reinterpret_cast<u64>(pointer) - TOS_VIRTUAL_OFFSET; }
+template <class T> T* kernel_pointer(u64 physical) {
+    return reinterpret_cast<T*>(physical + TOS_VIRTUAL_OFFSET);
+}
+inline u64 kernel_physical(const void* pointer) {
+    return reinterpret_cast<u64>(pointer) - TOS_VIRTUAL_OFFSET;
+}
 
-/* Maps non-secure frames for good (frame table) or until unmap_shared; page-aligned. Nullptr: no tables left. */
+/* Maps non-secure frames for good (frame table) or until unmap_shared; page-aligned. Nullptr: no tables left.
+ */
 [[nodiscard]] u8* map_non_secure(u64 at, u64 physical, u64 bytes);
 void unmap_non_secure(u64 at, u64 bytes);
 
 /*
- * A window of this core onto frames of Flex-Mem. `block`: 2 MiB-aligned; `pages`: up to 512 frames in any order, one
- * behind the other. close_window() before the frames may be released: no core can reach them through it afterwards.
- * Takes the kernel's lock itself where it changes tables; call without it.
+ * A window of this core onto frames of Flex-Mem. `block`: 2 MiB-aligned; `pages`: up to 512 frames in any
+ * order, one behind the other. close_window() before the frames may be released: no core can reach them
+ * through it afterwards. Takes the kernel's lock itself where it changes tables; call without it.
  */
 [[nodiscard]] u8* open_block_window(u32 core, u64 physical);
 [[nodiscard]] u8* open_page_window(u32 core, Span<const u64> frames);

@@ -1,12 +1,13 @@
 /*
- * Runs once, on the first core, before the MMU is on: no locks, no pointers that the linker filled in (they are for the
- * kernel's half); addresses are computed relative to the PC and so are physical.
+ * Runs once, on the first core, before the MMU is on: no locks, no pointers that the linker filled in (they
+ * are for the kernel's half); addresses are computed relative to the PC and so are physical.
  */
 #include "arch/layout.h"
 #include "arch/mmu.hpp"
 
 extern "C" {
-extern char __image_start[], __identity_end[], __rodata_start[], __data_start[], __stacks_start[], __stacks_end[], __tables_start[];
+extern char __image_start[], __identity_end[], __rodata_start[], __data_start[], __stacks_start[],
+    __stacks_end[], __tables_start[];
 flex::tos::u64 identity_root, kernel_root;
 }
 

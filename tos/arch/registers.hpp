@@ -6,14 +6,14 @@
 
 namespace flex::tos {
 
-#define FLEX_TOS_REGISTER(name, encoding)                                                                              \
-    struct name {                                                                                                      \
-        static u64 read() {                                                                                            \
-            u64 value;                                                                                                 \
-            asm volatile("mrs %0, " encoding : "=r"(value) : : "memory");                                              \
-            return value;                                                                                              \
-        }                                                                                                              \
-        static void write(u64 value) { asm volatile("msr " encoding ", %0" : : "r"(value) : "memory"); }               \
+#define FLEX_TOS_REGISTER(name, encoding)                                                                    \
+    struct name {                                                                                            \
+        static u64 read() {                                                                                  \
+            u64 value;                                                                                       \
+            asm volatile("mrs %0, " encoding : "=r"(value) : : "memory");                                    \
+            return value;                                                                                    \
+        }                                                                                                    \
+        static void write(u64 value) { asm volatile("msr " encoding ", %0" : : "r"(value) : "memory"); }     \
     };
 
 FLEX_TOS_REGISTER(MPIDR_EL1, "mpidr_el1")
@@ -37,7 +37,8 @@ FLEX_TOS_REGISTER(ICC_SGI1R_EL1, "s3_0_c12_c11_5")
 inline void barrier_instruction() { asm volatile("isb" : : : "memory"); }
 inline void barrier_data() { asm volatile("dsb sy" : : : "memory"); }
 
-/* A physical interrupt waits: IRQ is a secure one here, FIQ one of the normal world (GICv3 architecture, 4.6.2). */
+/* A physical interrupt waits: IRQ is a secure one here, FIQ one of the normal world (GICv3
+ * architecture, 4.6.2). */
 inline bool interrupt_pending() { return (ISR_EL1::read() & (3 << 6)) != 0; }
 
 /* Architected random numbers (FEAT_RNG); false when the generator has none at the moment. */

@@ -1,10 +1,10 @@
 /*
  * Taking frames over from the normal world: a list of ranges is parsed, then adopted by compare-and-swap.
  *
- * Contract of adopt_ranges: `list` is a copy in secure memory. Every range must be well-formed and within the frame table,
- * together they cover at most `frames_max` frames, and every frame must be FLEX; a frame named twice is ADOPTED the second
- * time and so refused. Whatever the outcome, the first `adopted` ranges belong to the caller, who maps them or gives
- * them back. Nothing else was changed.
+ * Contract of adopt_ranges: `list` is a copy in secure memory. Every range must be well-formed and within the
+ * frame table, together they cover at most `frames_max` frames, and every frame must be FLEX; a frame named
+ * twice is ADOPTED the second time and so refused. Whatever the outcome, the first `adopted` ranges belong to
+ * the caller, who maps them or gives them back. Nothing else was changed.
  */
 #ifndef FLEX_TOS_CORE_ADOPTION_HPP
 #define FLEX_TOS_CORE_ADOPTION_HPP
@@ -31,7 +31,8 @@ template <class Table> bool adopt_one(const Table&, FrameRange) { return true; }
 template <class Table> bool adopt_one(const Table& table, FrameRange range) { return table.adopt(range); }
 #endif
 
-template <class Table> [[nodiscard]] Adoption adopt_ranges(const Table& table, Span<const flex_range_t> list, u64 frames_max) {
+template <class Table>
+[[nodiscard]] Adoption adopt_ranges(const Table& table, Span<const flex_range_t> list, u64 frames_max) {
     Adoption result;
     for (const flex_range_t word : list) {
         FrameRange range;

@@ -97,7 +97,8 @@ void Areas::merge(u64 begin, u64 end) {
         Area& a = areas_[i];
         const Area& b = areas_[i + 1];
         /* Flex areas keep their borders: each is one allocation of the program. */
-        if (a.end == b.begin && a.protection == b.protection && a.backing == Backing::Zero && b.backing == Backing::Zero) {
+        if (a.end == b.begin && a.protection == b.protection && a.backing == Backing::Zero &&
+            b.backing == Backing::Zero) {
             a.end = b.end;
             erase(i + 1);
         } else {

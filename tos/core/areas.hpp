@@ -1,8 +1,8 @@
 /*
  * The areas of the program's address space: what may be there, not what is mapped at the moment.
  *
- * Invariants: areas are sorted, never overlap, begin and end on pages, lie within [kUserLow, kUserHigh); none is both
- * writable and executable. Not thread-safe: the kernel's lock is held.
+ * Invariants: areas are sorted, never overlap, begin and end on pages, lie within [kUserLow, kUserHigh); none
+ * is both writable and executable. Not thread-safe: the kernel's lock is held.
  */
 #ifndef FLEX_TOS_CORE_AREAS_HPP
 #define FLEX_TOS_CORE_AREAS_HPP
@@ -14,10 +14,10 @@ namespace flex::tos {
 /* Linux PROT_* bits. */
 constexpr u8 kProtectRead = 1, kProtectWrite = 2, kProtectExecute = 4;
 
-constexpr u64 kUserLow = 0x10000;               /* null pointers fault */
-constexpr u64 kUserHigh = 0x7f'ffff'f000;       /* the last page of the 39 bits stays empty */
-constexpr u64 kAnonymousBase = 0x10'0000'0000;  /* mmap */
-constexpr u64 kFlexBase = 0x20'0000'0000;       /* FLEX_SYS_MEM_ALLOC, FLEX_SYS_MEM_LOAD */
+constexpr u64 kUserLow = 0x10000;              /* null pointers fault */
+constexpr u64 kUserHigh = 0x7f'ffff'f000;      /* the last page of the 39 bits stays empty */
+constexpr u64 kAnonymousBase = 0x10'0000'0000; /* mmap */
+constexpr u64 kFlexBase = 0x20'0000'0000;      /* FLEX_SYS_MEM_ALLOC, FLEX_SYS_MEM_LOAD */
 constexpr u64 kStackTop = 0x7f'fff0'0000;
 constexpr u64 kStackBytes = u64{8} << 20;
 

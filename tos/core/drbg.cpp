@@ -17,13 +17,15 @@ void quarter(u32& a, u32& b, u32& c, u32& d) {
 } // namespace
 
 void chacha20_block(const u32 (&key)[8], u32 counter, const u32 (&nonce)[3], u8 (&out)[64]) {
-    const u32 start[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574, key[0], key[1],  key[2],   key[3],
-                           key[4],     key[5],     key[6],     key[7],     counter, nonce[0], nonce[1], nonce[2]};
+    const u32 start[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574, key[0], key[1],
+                           key[2],     key[3],     key[4],     key[5],     key[6], key[7],
+                           counter,    nonce[0],   nonce[1],   nonce[2]};
     u32 x[16];
     copy_bytes(x, start, sizeof x);
     for (u32 round = 0; round < 10; round++) {
         for (u32 i = 0; i < 4; i++) quarter(x[i], x[4 + i], x[8 + i], x[12 + i]);
-        for (u32 i = 0; i < 4; i++) quarter(x[i], x[4 + (i + 1) % 4], x[8 + (i + 2) % 4], x[12 + (i + 3) % 4]);
+        for (u32 i = 0; i < 4; i++)
+            quarter(x[i], x[4 + (i + 1) % 4], x[8 + (i + 2) % 4], x[12 + (i + 3) % 4]);
     }
     for (u32 i = 0; i < 16; i++) {
         const u32 word = x[i] + start[i];

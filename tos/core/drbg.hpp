@@ -1,7 +1,7 @@
 /*
- * Random numbers: ChaCha20 (RFC 8439) with fast key erasure. Every request makes a fresh key from the old one first,
- * so what was given out cannot be recomputed from the state. Seeds are hashed in; a weak one never weakens it.
- * Not thread-safe: the kernel's lock is held.
+ * Random numbers: ChaCha20 (RFC 8439) with fast key erasure. Every request makes a fresh key from the old one
+ * first, so what was given out cannot be recomputed from the state. Seeds are hashed in; a weak one never
+ * weakens it. Not thread-safe: the kernel's lock is held.
  */
 #ifndef FLEX_TOS_CORE_DRBG_HPP
 #define FLEX_TOS_CORE_DRBG_HPP

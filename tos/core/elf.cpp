@@ -38,7 +38,8 @@ bool good_header(const FileHeader& header, u64 size) {
 Result<ElfProgram::Segment> parse_segment(const ProgramHeader& header, u64 size, u64 lowest) {
     if (header.memory_bytes == 0 || header.file_bytes > header.memory_bytes) return kEinval;
     if (header.offset > size || header.file_bytes > size - header.offset) return kEinval;
-    if (!user_bytes(header.address, header.memory_bytes) || header.address + header.memory_bytes > kAnonymousBase) {
+    if (!user_bytes(header.address, header.memory_bytes) ||
+        header.address + header.memory_bytes > kAnonymousBase) {
         return kEinval;
     }
     if (align_down(header.address, kPageBytes) < lowest) return kEinval;
@@ -80,7 +81,8 @@ Result<ElfProgram> parse_elf(Bytes file) {
         const ElfProgram::Segment& s = segment.value;
         program.segments[program.segment_count++] = s;
         lowest = align_up(s.memory_end, kPageBytes);
-        if ((s.protection & kProtectExecute) && header.entry >= s.begin && header.entry < s.file_end) entry_good = true;
+        if ((s.protection & kProtectExecute) && header.entry >= s.begin && header.entry < s.file_end)
+            entry_good = true;
         if (program.headers == 0 && header.program_offset >= s.file_offset &&
             header.program_offset - s.file_offset < s.file_end - s.begin) {
             program.headers = s.begin + (header.program_offset - s.file_offset);

@@ -1,4 +1,5 @@
-/* Reads a static arm64 Linux ELF (System V gABI; ELF for the Arm 64-bit Architecture). Pure: looks at the bytes, changes nothing. */
+/* Reads a static arm64 Linux ELF (System V gABI; ELF for the Arm 64-bit Architecture). Pure: looks at the
+ * bytes, changes nothing. */
 #ifndef FLEX_TOS_CORE_ELF_HPP
 #define FLEX_TOS_CORE_ELF_HPP
 
@@ -27,9 +28,9 @@ struct ElfProgram {
 };
 
 /*
- * Accepts only what the kernel can run: ET_EXEC for AArch64, loadable segments ascending, apart by pages, within
- * the file and the program's addresses, congruent modulo the page size, none writable and executable, entry in
- * an executable one, no interpreter.
+ * Accepts only what the kernel can run: ET_EXEC for AArch64, loadable segments ascending, apart by pages,
+ * within the file and the program's addresses, congruent modulo the page size, none writable and executable,
+ * entry in an executable one, no interpreter.
  */
 [[nodiscard]] Result<ElfProgram> parse_elf(Bytes file);
 

@@ -45,7 +45,8 @@ struct FileName {
     bool folder = false; /* the root itself; name is empty */
     Span<const char> name;
 };
-/* kEnoent for everything outside the two roots or with a name the normal world would refuse. Points into `path`. */
+/* kEnoent for everything outside the two roots or with a name the normal world would refuse. Points into
+ * `path`. */
 [[nodiscard]] Result<FileName> parse_path(Span<const char> path);
 
 } // namespace flex::tos

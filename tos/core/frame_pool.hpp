@@ -1,8 +1,8 @@
 /*
  * Adopted frames that are mapped nowhere, all zero: what demand paging takes from and gives back to.
  *
- * Kept by 2 MiB chunk so that whole chunks can go back to the normal world. Invariant: a frame is in the pool at
- * most once, and only while it is adopted and unmapped. Not thread-safe: the kernel's lock is held.
+ * Kept by 2 MiB chunk so that whole chunks can go back to the normal world. Invariant: a frame is in the pool
+ * at most once, and only while it is adopted and unmapped. Not thread-safe: the kernel's lock is held.
  */
 #ifndef FLEX_TOS_CORE_FRAME_POOL_HPP
 #define FLEX_TOS_CORE_FRAME_POOL_HPP

@@ -1,6 +1,6 @@
 /*
- * Who waits for which futex word (futex(2)). The words themselves are read by the caller. First come, first woken.
- * Threads are named by their index. Not thread-safe: the kernel's lock is held.
+ * Who waits for which futex word (futex(2)). The words themselves are read by the caller. First come, first
+ * woken. Threads are named by their index. Not thread-safe: the kernel's lock is held.
  */
 #ifndef FLEX_TOS_CORE_FUTEX_HPP
 #define FLEX_TOS_CORE_FUTEX_HPP

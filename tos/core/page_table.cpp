@@ -104,7 +104,8 @@ bool PageTable::map(u64 va, u64 physical, u64 bytes, u64 attributes) {
         u64* entry = entry3(at, true);
         if (entry == nullptr) {
             bool stuck = false;
-            while (take(va, va + done, stuck).bytes != 0) {}
+            while (take(va, va + done, stuck).bytes != 0) {
+            }
             tlb::invalidate(va, done);
             return false;
         }
@@ -125,7 +126,8 @@ PageTable::Leaf PageTable::first(u64 va, u64 end, u64** found) const {
         u64* entry = &pool_->at(address_of(entry1))[index2(va)];
         if (is_block(*entry)) {
             *found = entry;
-            return {align_down(va, kBlockBytes), address_of(*entry), kBlockBytes, *entry & leaf::kAttributeMask};
+            return {align_down(va, kBlockBytes), address_of(*entry), kBlockBytes,
+                    *entry & leaf::kAttributeMask};
         }
         if (!is_table(*entry)) {
             va = align_down(va, kBlockBytes) + kBlockBytes;
@@ -134,7 +136,8 @@ PageTable::Leaf PageTable::first(u64 va, u64 end, u64** found) const {
         entry = &pool_->at(address_of(*entry))[index3(va)];
         if ((*entry & kValid) != 0) {
             *found = entry;
-            return {align_down(va, kPageBytes), address_of(*entry), kPageBytes, *entry & leaf::kAttributeMask};
+            return {align_down(va, kPageBytes), address_of(*entry), kPageBytes,
+                    *entry & leaf::kAttributeMask};
         }
         va = align_down(va, kPageBytes) + kPageBytes;
     }
@@ -146,7 +149,8 @@ PageTable::Leaf PageTable::lookup(u64 va) const {
     return first(va, va + 1, &entry);
 }
 
-/* Break before make (Arm ARM D8.16): a thread that runs into the gap faults and finds the entry on its retry. */
+/* Break before make (Arm ARM D8.16): a thread that runs into the gap faults and finds the entry on its retry.
+ */
 bool PageTable::split(u64 va, u64* block) {
     const u64 table = pool_->allocate();
     if (table == 0) return false;
@@ -189,7 +193,8 @@ bool PageTable::protect(u64 va, u64 end, u64 attributes) {
             }
             continue;
         }
-        /* Only permissions change, so no break is needed (D8.16.1). Which world a frame is in never changes. */
+        /* Only permissions change, so no break is needed (D8.16.1). Which world a frame is in never changes.
+         */
         const u64 bits = (attributes & ~leaf::kNonSecure) | (leaf.attributes & leaf::kNonSecure);
         write_entry(entry, leaf.physical | bits | (leaf.bytes == kBlockBytes ? kBlock : kPage));
         changed = true;

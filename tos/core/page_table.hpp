@@ -1,6 +1,6 @@
 /*
- * Stage 1 translation tables of VMSAv8-64 with a 4 KiB granule and 39-bit addresses (Arm ARM D8.2): level 1 is
- * the root (1 GiB an entry, tables only), level 2 holds 2 MiB blocks or tables, level 3 holds 4 KiB pages.
+ * Stage 1 translation tables of VMSAv8-64 with a 4 KiB granule and 39-bit addresses (Arm ARM D8.2): level 1
+ * is the root (1 GiB an entry, tables only), level 2 holds 2 MiB blocks or tables, level 3 holds 4 KiB pages.
  * One walker for the kernel's tree (TTBR1) and the program's (TTBR0).
  *
  * Not thread-safe: the kernel's lock is held. Addresses are those within the 39 bits of either half.
@@ -80,18 +80,19 @@ public:
     void rebind(TablePool& pool) { pool_ = &pool; }
 
     /*
-     * Maps [va, va + bytes) to [physical, ...), with blocks where both are aligned. All or nothing; false when
-     * tables run out. Nothing may be mapped there.
+     * Maps [va, va + bytes) to [physical, ...), with blocks where both are aligned. All or nothing; false
+     * when tables run out. Nothing may be mapped there.
      */
     [[nodiscard]] bool map(u64 va, u64 physical, u64 bytes, u64 attributes);
     [[nodiscard]] Leaf lookup(u64 va) const;
     /*
-     * Clears the first leaf in [va, end) and returns it; bytes == 0 when there is none. A block that sticks out
-     * is split first; when no table is left for that, it is `stuck`. The caller invalidates before he uses
-     * the frames.
+     * Clears the first leaf in [va, end) and returns it; bytes == 0 when there is none. A block that sticks
+     * out is split first; when no table is left for that, it is `stuck`. The caller invalidates before he
+     * uses the frames.
      */
     [[nodiscard]] Leaf take(u64 va, u64 end, bool& stuck);
-    /* Changes the attributes of what is mapped in [va, end); invalidates. False when a split finds no table. */
+    /* Changes the attributes of what is mapped in [va, end); invalidates. False when a split finds no table.
+     */
     [[nodiscard]] bool protect(u64 va, u64 end, u64 attributes);
     /* Frees level 3 tables in [va, end) that are empty. */
     void prune(u64 va, u64 end);

@@ -14,7 +14,9 @@ namespace {
            answer.data_len == count * sizeof(flex_range_t);
 }
 
-[[maybe_unused]] bool handle_valid(const RpcAnswer& answer) { return static_cast<u64>(answer.result) <= kHandleMax; }
+[[maybe_unused]] bool handle_valid(const RpcAnswer& answer) {
+    return static_cast<u64>(answer.result) <= kHandleMax;
+}
 
 [[maybe_unused]] bool data_valid(const RpcAnswer& answer, u64 asked) {
     return static_cast<u64>(answer.result) <= asked && answer.data_len == static_cast<u64>(answer.result);
@@ -32,18 +34,29 @@ bool answer_is_valid(const RpcRequest& request, const RpcAnswer& answer) {
     const u64 result = static_cast<u64>(answer.result);
     if (answer.data_len > FLEX_RPC_DATA_BYTES) return false;
     switch (request.op) {
-    case FLEX_RPC_ALLOC: return ranges_valid(answer, request.arg[0]);
-    case FLEX_RPC_LOAD: return ranges_valid(answer, request.arg[2]) && answer.out[0] <= request.arg[2];
-    case FLEX_RPC_OPEN: return handle_valid(answer) && answer.out[0] <= kFileBytesMax;
-    case FLEX_RPC_LISTEN: return handle_valid(answer);
-    case FLEX_RPC_ACCEPT: return handle_valid(answer) && answer.out[0] < u64{1} << 48;
-    case FLEX_RPC_READ: return data_valid(answer, request.arg[2]);
-    case FLEX_RPC_RECEIVE: return data_valid(answer, request.arg[1]);
+    case FLEX_RPC_ALLOC:
+        return ranges_valid(answer, request.arg[0]);
+    case FLEX_RPC_LOAD:
+        return ranges_valid(answer, request.arg[2]) && answer.out[0] <= request.arg[2];
+    case FLEX_RPC_OPEN:
+        return handle_valid(answer) && answer.out[0] <= kFileBytesMax;
+    case FLEX_RPC_LISTEN:
+        return handle_valid(answer);
+    case FLEX_RPC_ACCEPT:
+        return handle_valid(answer) && answer.out[0] < u64{1} << 48;
+    case FLEX_RPC_READ:
+        return data_valid(answer, request.arg[2]);
+    case FLEX_RPC_RECEIVE:
+        return data_valid(answer, request.arg[1]);
     case FLEX_RPC_WRITE:
-    case FLEX_RPC_SEND: return result <= request.data_len;
-    case FLEX_RPC_SIZE: return result <= kFileBytesMax;
-    case FLEX_RPC_POLL: return result <= request.arg[0] && answer.data_len == request.arg[0] * 8;
-    case FLEX_RPC_LIST: return result <= answer.data_len;
+    case FLEX_RPC_SEND:
+        return result <= request.data_len;
+    case FLEX_RPC_SIZE:
+        return result <= kFileBytesMax;
+    case FLEX_RPC_POLL:
+        return result <= request.arg[0] && answer.data_len == request.arg[0] * 8;
+    case FLEX_RPC_LIST:
+        return result <= answer.data_len;
     case FLEX_RPC_GIVE_BACK:
     case FLEX_RPC_CLOSE:
     case FLEX_RPC_SYNC:
@@ -52,8 +65,10 @@ bool answer_is_valid(const RpcRequest& request, const RpcAnswer& answer) {
     case FLEX_RPC_TRUNCATE:
     case FLEX_RPC_SHUTDOWN:
     case FLEX_RPC_TIME:
-    case FLEX_RPC_LOG: return true; /* nothing of the answer but its sign is used; TIME is untrusted whatever it says */
-    default: return false;
+    case FLEX_RPC_LOG:
+        return true; /* nothing of the answer but its sign is used; TIME is untrusted whatever it says */
+    default:
+        return false;
     }
 #endif
 }

@@ -1,6 +1,7 @@
 /*
- * The trusted OS's side of abi/rpc.h without the shared memory itself: which slots are out, what was asked (kept in secure
- * memory), and whether an answer may be believed. `RpcAnswer` is a copy, made once; nothing here looks at shared memory.
+ * The trusted OS's side of abi/rpc.h without the shared memory itself: which slots are out, what was asked
+ * (kept in secure memory), and whether an answer may be believed. `RpcAnswer` is a copy, made once; nothing
+ * here looks at shared memory.
  */
 #ifndef FLEX_TOS_CORE_RPC_HPP
 #define FLEX_TOS_CORE_RPC_HPP
@@ -25,19 +26,22 @@ struct RpcAnswer {
 constexpr u64 kHandleMax = 65535;
 constexpr u64 kFileBytesMax = u64{1} << 62;
 
-/* Pure: does the answer keep to what abi/rpc.h says about this request? A negative result (an errno) is a good answer. */
+/* Pure: does the answer keep to what abi/rpc.h says about this request? A negative result (an errno) is a
+ * good answer. */
 [[nodiscard]] bool answer_is_valid(const RpcRequest& request, const RpcAnswer& answer);
 /* A file name as both sides allow it: 1..FLEX_RPC_NAME_MAX bytes, no '/', no NUL, no leading '.'. */
 [[nodiscard]] bool name_is_valid(Span<const char> name);
 
 /*
- * A slot is Free, Posted (the driver has not been told yet), Out (it has), or Done. Only Out slots can be completed.
- * Abandoned slots have no owner any more and become free when they are completed. Not thread-safe: the kernel's lock is held.
+ * A slot is Free, Posted (the driver has not been told yet), Out (it has), or Done. Only Out slots can be
+ * completed. Abandoned slots have no owner any more and become free when they are completed. Not thread-safe:
+ * the kernel's lock is held.
  */
 class RpcSlots {
 public:
     static constexpr u32 kNone = FLEX_RPC_SLOTS;
-    /* Only memory requests may take the last ones, so that threads waiting for the network never stop the memory. */
+    /* Only memory requests may take the last ones, so that threads waiting for the network never stop the
+     * memory. */
     static constexpr u32 kReserved = 4;
 
     void clear();

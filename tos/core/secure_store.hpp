@@ -3,10 +3,11 @@
  *
  *   magic, sequence, boot counter, length, HMAC-SHA256 over these and the data, data[length]
  *
- * A write goes to the copy that is not the newest, so a power cut leaves the old or the new record. The flash cannot be
- * reached by the normal world; the HMAC finds a torn write and damage.
+ * A write goes to the copy that is not the newest, so a power cut leaves the old or the new record. The flash
+ * cannot be reached by the normal world; the HMAC finds a torn write and damage.
  *
- * Writing is slow on real parts, so it is done in steps: begin(), then step() until it says so. Not thread-safe.
+ * Writing is slow on real parts, so it is done in steps: begin(), then step() until it says so. Not
+ * thread-safe.
  */
 #ifndef FLEX_TOS_CORE_SECURE_STORE_HPP
 #define FLEX_TOS_CORE_SECURE_STORE_HPP
@@ -17,7 +18,8 @@
 
 namespace flex::tos {
 
-/* Two erase sectors. Offsets within a copy and lengths are multiples of 4; offsets to program, of SecureStore::kStepBytes. */
+/* Two erase sectors. Offsets within a copy and lengths are multiples of 4; offsets to program, of
+ * SecureStore::kStepBytes. */
 class StoreFlash {
 public:
     virtual void read(u32 copy, u64 offset, void* to, u64 bytes) = 0;

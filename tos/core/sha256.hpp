@@ -1,4 +1,5 @@
-/* SHA-256 (FIPS 180-4) and HMAC (FIPS 198-1). Small rather than fast: used for keys and records of a few KiB. */
+/* SHA-256 (FIPS 180-4) and HMAC (FIPS 198-1). Small rather than fast: used for keys and records of a few KiB.
+ */
 #ifndef FLEX_TOS_CORE_SHA256_HPP
 #define FLEX_TOS_CORE_SHA256_HPP
 

@@ -12,7 +12,8 @@
 extern "C" {
 extern const char opteed_vectors[], __stack0_top[];
 extern const flex::tos::u64 identity_root;
-[[noreturn]] void smc_return(flex::tos::u64 function, flex::tos::u64 x1, flex::tos::u64 x2, flex::tos::u64 x3, flex::tos::u64 x4);
+[[noreturn]] void smc_return(flex::tos::u64 function, flex::tos::u64 x1, flex::tos::u64 x2, flex::tos::u64 x3,
+                             flex::tos::u64 x4);
 extern const flex::tos::u64 core_bytes;
 const flex::tos::u64 core_bytes = sizeof(flex::tos::Core);
 }
@@ -38,7 +39,8 @@ CallResult boot(u64 table, u64 base, u64 frames) {
     Locked lock;
     constexpr u64 kFramesMax = BOARD_DRAM_BYTES_MAX >> FLEX_FRAME_SHIFT;
     if (g_frames.frames() != 0) return {FLEX_ERR_STATE};
-    if (!is_aligned(table, kPageBytes) || !is_aligned(base, kPageBytes) || frames == 0 || frames > kFramesMax) {
+    if (!is_aligned(table, kPageBytes) || !is_aligned(base, kPageBytes) || frames == 0 ||
+        frames > kFramesMax) {
         return {FLEX_ERR_ARGUMENT};
     }
     u8* cells = map_non_secure(TOS_FRAME_TABLE_BASE, table, align_up(frames, kPageBytes));
@@ -68,20 +70,34 @@ CallResult statistic(u64 which) {
     Locked lock;
     const Statistics& s = g_statistics;
     switch (which) {
-    case FLEX_TOS_STAT_LENDS: return {FLEX_OK, s.lends};
-    case FLEX_TOS_STAT_INTERRUPTED: return {FLEX_OK, s.interrupted};
-    case FLEX_TOS_STAT_RPCS: return {FLEX_OK, s.rpcs};
-    case FLEX_TOS_STAT_RPC_ANSWERS_REFUSED: return {FLEX_OK, s.answers_refused};
-    case FLEX_TOS_STAT_FRAMES_ADOPTED: return {FLEX_OK, s.adopted};
-    case FLEX_TOS_STAT_FRAMES_RELEASED: return {FLEX_OK, s.released};
-    case FLEX_TOS_STAT_ADOPTIONS_REFUSED: return {FLEX_OK, s.adoptions_refused};
-    case FLEX_TOS_STAT_POOL_FRAMES: return {FLEX_OK, g_pool.frames()};
-    case FLEX_TOS_STAT_SYSCALLS: return {FLEX_OK, s.syscalls};
-    case FLEX_TOS_STAT_PAGE_FAULTS: return {FLEX_OK, s.page_faults};
-    case FLEX_TOS_STAT_THREADS: return {FLEX_OK, g_program.threads};
-    case FLEX_TOS_STAT_SWITCH_MAX_NS: return {FLEX_OK, ticks_to_ns(s.switch_max_ticks)};
-    case FLEX_TOS_STAT_PROGRAM_STARTS: return {FLEX_OK, s.starts};
-    default: return {FLEX_ERR_ARGUMENT};
+    case FLEX_TOS_STAT_LENDS:
+        return {FLEX_OK, s.lends};
+    case FLEX_TOS_STAT_INTERRUPTED:
+        return {FLEX_OK, s.interrupted};
+    case FLEX_TOS_STAT_RPCS:
+        return {FLEX_OK, s.rpcs};
+    case FLEX_TOS_STAT_RPC_ANSWERS_REFUSED:
+        return {FLEX_OK, s.answers_refused};
+    case FLEX_TOS_STAT_FRAMES_ADOPTED:
+        return {FLEX_OK, s.adopted};
+    case FLEX_TOS_STAT_FRAMES_RELEASED:
+        return {FLEX_OK, s.released};
+    case FLEX_TOS_STAT_ADOPTIONS_REFUSED:
+        return {FLEX_OK, s.adoptions_refused};
+    case FLEX_TOS_STAT_POOL_FRAMES:
+        return {FLEX_OK, g_pool.frames()};
+    case FLEX_TOS_STAT_SYSCALLS:
+        return {FLEX_OK, s.syscalls};
+    case FLEX_TOS_STAT_PAGE_FAULTS:
+        return {FLEX_OK, s.page_faults};
+    case FLEX_TOS_STAT_THREADS:
+        return {FLEX_OK, g_program.threads};
+    case FLEX_TOS_STAT_SWITCH_MAX_NS:
+        return {FLEX_OK, ticks_to_ns(s.switch_max_ticks)};
+    case FLEX_TOS_STAT_PROGRAM_STARTS:
+        return {FLEX_OK, s.starts};
+    default:
+        return {FLEX_ERR_ARGUMENT};
     }
 }
 
@@ -92,15 +108,25 @@ CallResult start(u64 shared, u64 bytes, u64 lent) {
 
 CallResult call(u64 function, u64 x1, u64 x2, u64 x3) {
     switch (function) {
-    case FLEX_TOS_LEND: return lend(static_cast<u32>(x1), x2);
-    case FLEX_TOS_VERSION: return {FLEX_OK, FLEX_ABI_VERSION};
-    case FLEX_TOS_START: return start(x1, x2, x3);
-    case FLEX_TOS_STOP: return stop();
-    case FLEX_TOS_RECLAIM: return reclaim(x1);
-    case FLEX_TOS_STAT: return statistic(x1);
-    case FLEX_TOS_BOOT: return boot(x1, x2, x3);
-    case FLEX_TOS_QUIESCE: quiesce(); return {FLEX_OK};
-    default: return {FLEX_ERR_UNKNOWN};
+    case FLEX_TOS_LEND:
+        return lend(static_cast<u32>(x1), x2);
+    case FLEX_TOS_VERSION:
+        return {FLEX_OK, FLEX_ABI_VERSION};
+    case FLEX_TOS_START:
+        return start(x1, x2, x3);
+    case FLEX_TOS_STOP:
+        return stop();
+    case FLEX_TOS_RECLAIM:
+        return reclaim(x1);
+    case FLEX_TOS_STAT:
+        return statistic(x1);
+    case FLEX_TOS_BOOT:
+        return boot(x1, x2, x3);
+    case FLEX_TOS_QUIESCE:
+        quiesce();
+        return {FLEX_OK};
+    default:
+        return {FLEX_ERR_UNKNOWN};
     }
 }
 
@@ -114,7 +140,8 @@ extern "C" {
     smc_return(OPTEED_RETURN_CALL_DONE, static_cast<u64>(result.status), result.x1, result.x2, result.x3);
 }
 
-/* A secure interrupt came while the normal world ran: only quiesce() and end_program() send one, to cores that were in S-EL0. */
+/* A secure interrupt came while the normal world ran: only quiesce() and end_program() send one, to cores
+ * that were in S-EL0. */
 [[noreturn]] void entry_fiq() {
     acknowledge_secure_interrupt();
     smc_return(OPTEED_RETURN_FIQ_DONE, 0, 0, 0, 0);
@@ -123,8 +150,10 @@ extern "C" {
 [[noreturn]] void start_primary(u64 index) {
     init_core(static_cast<u32>(index));
     g_kernel_table.rebind(g_tables);
+    collect_system_calls();
     load_secrets();
-    print("tos: up; %lu KiB of the program's image, %lu tables free\n", program_image().size / 1024, g_tables.available());
+    print("tos: up; %lu KiB of the program's image, %lu tables free\n", program_image().size / 1024,
+          g_tables.available());
     const u64 vectors = reinterpret_cast<u64>(opteed_vectors) - TOS_VIRTUAL_OFFSET;
     smc_return(OPTEED_RETURN_ENTRY_DONE, vectors, 0, 0, 0);
 }

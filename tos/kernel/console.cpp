@@ -11,7 +11,8 @@ namespace flex::tos {
 
 namespace {
 
-/* PL011 (Arm DDI 0183): data and flag register. EL3 has set up nothing here; QEMU's needs no more than the enable bits. */
+/* PL011 (Arm DDI 0183): data and flag register. EL3 has set up nothing here; QEMU's needs no more than the
+ * enable bits. */
 constexpr u64 kData = 0x00, kFlags = 0x18, kLineControl = 0x2c, kControl = 0x30;
 constexpr u32 kTransmitFull = 1 << 5;
 constexpr u32 kEightBitsWithFifo = 0x70, kEnableTransmit = 0x101;
@@ -23,7 +24,8 @@ volatile u32& uart(u64 offset) { return *kernel_pointer<volatile u32>(BOARD_SECU
 
 void put_char(char c) {
     if (c == '\n') put_char('\r');
-    while ((uart(kFlags) & kTransmitFull) != 0) {}
+    while ((uart(kFlags) & kTransmitFull) != 0) {
+    }
     uart(kData) = static_cast<u8>(c);
 }
 
@@ -69,10 +71,13 @@ void format_line(Line& line, const char* format, va_list arguments) {
         case 's':
             for (const char* s = va_arg(arguments, const char*); *s != '\0'; s++) line.add(*s);
             break;
-        case 'c': line.add(static_cast<char>(va_arg(arguments, int))); break;
+        case 'c':
+            line.add(static_cast<char>(va_arg(arguments, int)));
+            break;
         case 'd': {
             const i64 value = wide ? va_arg(arguments, long) : va_arg(arguments, int);
-            line.add_number(value < 0 ? -static_cast<u64>(value) : static_cast<u64>(value), 10, width, value < 0);
+            line.add_number(value < 0 ? -static_cast<u64>(value) : static_cast<u64>(value), 10, width,
+                            value < 0);
             break;
         }
         case 'u':
@@ -81,7 +86,8 @@ void format_line(Line& line, const char* format, va_list arguments) {
             line.add_number(value, *at == 'x' ? 16 : 10, width, false);
             break;
         }
-        default: line.add(*at);
+        default:
+            line.add(*at);
         }
     }
 }

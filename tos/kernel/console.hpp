@@ -6,7 +6,8 @@
 
 namespace flex::tos {
 
-/* %s %c %d %u %x %% with width (zeroes in front) and l (64 bits); 256 bytes at most. One call is one piece on the UART. */
+/* %s %c %d %u %x %% with width (zeroes in front) and l (64 bits); 256 bytes at most. One call is one piece on
+ * the UART. */
 [[gnu::format(printf, 1, 2)]] void print(const char* format, ...);
 /* To the device's log as well, which the normal world reads. With the kernel's lock held. */
 [[gnu::format(printf, 1, 2)]] void print_both(const char* format, ...);

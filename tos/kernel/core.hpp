@@ -16,18 +16,22 @@ struct alignas(64) Core {
     u64 interrupted_at = 0; /* when S-EL0 was left for an interrupt of the normal world; 0: it was not */
 
     u32 index = 0;
-    bool inside = false;  /* in a LEND call */
-    bool returning = false; /* left it only for an interrupt or to have requests served, so it comes again by itself */
-    bool in_user = false; /* S-EL0 code may be running here; changed with the lock held, read without */
-    bool borrowed = false; /* the normal world's FP registers are in `normal_fp`, TTBR0 holds the program's tables, the timer runs */
+    bool inside = false; /* in a LEND call */
+    bool returning =
+        false; /* left it only for an interrupt or to have requests served, so it comes again by itself */
+    bool in_user = false;  /* S-EL0 code may be running here; changed with the lock held, read without */
+    bool borrowed = false; /* the normal world's FP registers are in `normal_fp`, TTBR0 holds the program's
+                              tables, the timer runs */
     u64 tick_due = 0;      /* when the normal world's timer of this core expires */
     u64 timer_set_for = 0; /* what CNTV_CVAL_EL0 holds while borrowed */
     Thread* fp_owner = nullptr; /* whose values the FP registers hold, while borrowed */
     FpState normal_fp = {};
 };
 static_assert(offsetof(Core, thread) == CORE_THREAD && offsetof(Core, kernel_sp) == CORE_KERNEL_SP);
-static_assert(offsetof(Core, stack_top) == CORE_STACK_TOP && offsetof(Core, panic_stack_top) == CORE_PANIC_STACK_TOP);
-static_assert(offsetof(Core, scratch) == CORE_SCRATCH && offsetof(Core, ttbr0_identity) == CORE_TTBR0_IDENTITY);
+static_assert(offsetof(Core, stack_top) == CORE_STACK_TOP &&
+              offsetof(Core, panic_stack_top) == CORE_PANIC_STACK_TOP);
+static_assert(offsetof(Core, scratch) == CORE_SCRATCH &&
+              offsetof(Core, ttbr0_identity) == CORE_TTBR0_IDENTITY);
 
 constexpr u32 kCores = BOARD_CORES_MAX;
 extern "C" Core cores[kCores];

@@ -36,16 +36,20 @@ bool is_mapping_fault(u64 esr) {
 
 Next user_fault(Thread& thread, bool fetch) {
     const Registers& r = thread.registers;
-    if (!is_mapping_fault(r.esr)) return kill_program(thread, kSignalBus, "an access that memory does not answer");
+    if (!is_mapping_fault(r.esr))
+        return kill_program(thread, kSignalBus, "an access that memory does not answer");
     const bool write = !fetch && (r.esr & (kWrite | kCacheMaintenance)) == kWrite;
     const u8 need = fetch ? kProtectExecute : write ? kProtectWrite : kProtectRead;
     g_statistics.page_faults++;
     switch (page_in(r.far, need)) {
-    case Access::Good: return Next::User;
-    case Access::NoFrames: return wait_and_restart(thread, WaitFor::Frames);
-    case Access::Fault: break;
+    case Access::Good:
+        return Next::User;
+    case Access::NoFrames:
+        return wait_and_restart(thread, WaitFor::Frames);
+    case Access::Fault:
+        break;
     }
-    const char* what = fetch ? "execution of an address it may not execute"
+    const char* what = fetch   ? "execution of an address it may not execute"
                        : write ? "a write to an address it may not write"
                                : "a read of an address it may not read";
     return kill_program(thread, kSignalSegment, what);
@@ -58,12 +62,17 @@ Next user_synchronous(Thread& thread) {
         thread.in_system_call = true;
         return system_call(thread);
     }
-    case Class::FetchUser: return user_fault(thread, true);
-    case Class::DataUser: return user_fault(thread, false);
+    case Class::FetchUser:
+        return user_fault(thread, true);
+    case Class::DataUser:
+        return user_fault(thread, false);
     case Class::PcAlignment:
-    case Class::SpAlignment: return kill_program(thread, kSignalBus, "a misaligned PC or SP");
-    case Class::FloatingPoint: return kill_program(thread, kSignalFloat, "a floating-point exception");
-    default: return kill_program(thread, kSignalIllegal, "an undefined or forbidden instruction");
+    case Class::SpAlignment:
+        return kill_program(thread, kSignalBus, "a misaligned PC or SP");
+    case Class::FloatingPoint:
+        return kill_program(thread, kSignalFloat, "a floating-point exception");
+    default:
+        return kill_program(thread, kSignalIllegal, "an undefined or forbidden instruction");
     }
 }
 
@@ -79,9 +88,13 @@ void dump(const Registers& r, void (*out)(const char*, ...)) {
 
 Next handle_user_exception(Thread& thread, int kind) {
     switch (kind) {
-    case kExceptionSynchronous: return user_synchronous(thread);
-    case kExceptionIrq: acknowledge_secure_interrupt(); return Next::User;
-    default: return kill_program(thread, kSignalBus, "an asynchronous error of the memory system");
+    case kExceptionSynchronous:
+        return user_synchronous(thread);
+    case kExceptionIrq:
+        acknowledge_secure_interrupt();
+        return Next::User;
+    default:
+        return kill_program(thread, kSignalBus, "an asynchronous error of the memory system");
     }
 }
 
@@ -110,7 +123,8 @@ void panic(const char* why) {
 /* From arch/vectors.S. Only the copy routines may fault: their PC moves to the fix-up. */
 extern "C" void handle_kernel_exception(Registers* r) {
     const u64 pc = r->pc;
-    const bool copying = pc >= reinterpret_cast<u64>(copy_user_begin) && pc < reinterpret_cast<u64>(copy_user_end);
+    const bool copying =
+        pc >= reinterpret_cast<u64>(copy_user_begin) && pc < reinterpret_cast<u64>(copy_user_end);
     if (copying && class_of(r->esr) == Class::DataKernel && user_bytes(r->far & 0x00ffffffffffffff, 1)) {
         r->pc = reinterpret_cast<u64>(copy_user_fixup);
         return;

@@ -33,23 +33,25 @@ enum : u64 {
 
 u64 field(u64 value, u32 shift) { return (value >> shift) & 15; }
 
-/* Linux HWCAP_* from the identification registers: what FP/SIMD code may use. The CPUID bit stays off: MRS is not emulated. */
+/* Linux HWCAP_* from the identification registers: what FP/SIMD code may use. The CPUID bit stays off: MRS is
+ * not emulated. */
 u64 capabilities() {
-    const u64 isar0 = ID_AA64ISAR0_EL1::read(), isar1 = ID_AA64ISAR1_EL1::read(), pfr0 = ID_AA64PFR0_EL1::read();
+    const u64 isar0 = ID_AA64ISAR0_EL1::read(), isar1 = ID_AA64ISAR1_EL1::read(),
+              pfr0 = ID_AA64PFR0_EL1::read();
     u64 bits = 0;
-    if (field(pfr0, 16) != 15) bits |= 1 << 0;                    /* FP */
-    if (field(pfr0, 20) != 15) bits |= 1 << 1;                    /* ASIMD */
-    if (field(isar0, 4) >= 1) bits |= 1 << 3;                     /* AES */
-    if (field(isar0, 4) >= 2) bits |= 1 << 4;                     /* PMULL */
-    if (field(isar0, 8) >= 1) bits |= 1 << 5;                     /* SHA1 */
-    if (field(isar0, 12) >= 1) bits |= 1 << 6;                    /* SHA2 */
-    if (field(isar0, 16) >= 1) bits |= 1 << 7;                    /* CRC32 */
-    if (field(isar0, 20) >= 2) bits |= 1 << 8;                    /* ATOMICS */
-    if (field(pfr0, 16) == 1) bits |= 1 << 9;                     /* FPHP */
-    if (field(pfr0, 20) == 1) bits |= 1 << 10;                    /* ASIMDHP */
-    if (field(isar0, 44) >= 1) bits |= 1 << 20;                   /* ASIMDDP */
-    if (field(isar0, 12) >= 2) bits |= 1 << 21;                   /* SHA512 */
-    if (field(isar1, 20) >= 1) bits |= 1 << 15;                   /* LRCPC */
+    if (field(pfr0, 16) != 15) bits |= 1 << 0;  /* FP */
+    if (field(pfr0, 20) != 15) bits |= 1 << 1;  /* ASIMD */
+    if (field(isar0, 4) >= 1) bits |= 1 << 3;   /* AES */
+    if (field(isar0, 4) >= 2) bits |= 1 << 4;   /* PMULL */
+    if (field(isar0, 8) >= 1) bits |= 1 << 5;   /* SHA1 */
+    if (field(isar0, 12) >= 1) bits |= 1 << 6;  /* SHA2 */
+    if (field(isar0, 16) >= 1) bits |= 1 << 7;  /* CRC32 */
+    if (field(isar0, 20) >= 2) bits |= 1 << 8;  /* ATOMICS */
+    if (field(pfr0, 16) == 1) bits |= 1 << 9;   /* FPHP */
+    if (field(pfr0, 20) == 1) bits |= 1 << 10;  /* ASIMDHP */
+    if (field(isar0, 44) >= 1) bits |= 1 << 20; /* ASIMDDP */
+    if (field(isar0, 12) >= 2) bits |= 1 << 21; /* SHA512 */
+    if (field(isar1, 20) >= 1) bits |= 1 << 15; /* LRCPC */
     return bits;
 }
 

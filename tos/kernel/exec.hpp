@@ -1,4 +1,5 @@
-/* The first thread's way into the program: random numbers, the initial stack (System V gABI; Linux auxiliary vector). */
+/* The first thread's way into the program: random numbers, the initial stack (System V gABI; Linux auxiliary
+ * vector). */
 #ifndef FLEX_TOS_KERNEL_EXEC_HPP
 #define FLEX_TOS_KERNEL_EXEC_HPP
 

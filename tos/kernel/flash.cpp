@@ -13,8 +13,8 @@ constexpr u32 both(u32 command) { return command << 16 | command; }
 constexpr u32 kReadArray = both(0xff), kClearStatus = both(0x50), kProgramBuffer = both(0xe8);
 constexpr u32 kEraseSetup = both(0x20), kConfirm = both(0xd0);
 constexpr u32 kReady = both(0x80), kErrors = both(0x3a); /* erase, program, voltage, lock */
-constexpr u64 kWordsOfBuffer = 16; /* 32 bytes a chip: what every part with a write buffer has */
-constexpr u64 kTimeoutNs = 2'000'000'000;                 /* an erase takes up to a second on real parts */
+constexpr u64 kWordsOfBuffer = 16;        /* 32 bytes a chip: what every part with a write buffer has */
+constexpr u64 kTimeoutNs = 2'000'000'000; /* an erase takes up to a second on real parts */
 
 volatile u32& word_at(u64 offset) { return *kernel_pointer<volatile u32>(BOARD_SECURE_FLASH_BASE + offset); }
 
@@ -43,7 +43,9 @@ bool program_buffer(u64 at, const u8* from, u64 words) {
 
 class CfiStoreFlash final : public StoreFlash {
 public:
-    void read(u32 copy, u64 offset, void* to, u64 bytes) override { flash_read(base(copy) + offset, to, bytes); }
+    void read(u32 copy, u64 offset, void* to, u64 bytes) override {
+        flash_read(base(copy) + offset, to, bytes);
+    }
 
     bool erase(u32 copy) override {
         word_at(base(copy)) = kClearStatus;

@@ -1,4 +1,5 @@
-/* Secure flash: CFI parallel NOR with the Intel command set (Intel 28F programming; QEMU hw/block/pflash_cfi01.c). */
+/* Secure flash: CFI parallel NOR with the Intel command set (Intel 28F programming; QEMU
+ * hw/block/pflash_cfi01.c). */
 #ifndef FLEX_TOS_KERNEL_FLASH_HPP
 #define FLEX_TOS_KERNEL_FLASH_HPP
 

@@ -37,7 +37,8 @@ bool take_ranges(Thread& thread, MemoryJob& job, const RpcAnswer& answer, u64 by
     job.offset = 0;
     job.count = min<u32>(static_cast<u32>(answer.result), MemoryJob::kRanges);
     copy_bytes(job.list, slot_data(thread.slot), job.count * sizeof(flex_range_t));
-    const Adoption adoption = adopt_ranges(g_frames, Span<const flex_range_t>(job.list, job.count), bytes / kPageBytes);
+    const Adoption adoption =
+        adopt_ranges(g_frames, Span<const flex_range_t>(job.list, job.count), bytes / kPageBytes);
     job.count = adoption.adopted;
     g_statistics.adopted += adoption.frames;
     if (!adoption.good) {
@@ -50,7 +51,8 @@ bool take_ranges(Thread& thread, MemoryJob& job, const RpcAnswer& answer, u64 by
 namespace {
 
 constexpr u64 kRefillBytes = u64{4} << 20;
-/* Without frames from the normal world for this long, while threads wait for some, the program is given up. */
+/* Without frames from the normal world for this long, while threads wait for some, the program is given up.
+ */
 constexpr u64 kRetryNs = 20'000'000;
 constexpr u32 kRetriesMax = 250;
 
@@ -71,10 +73,12 @@ Next request_step(Thread& thread);
 
 bool place_range(MemoryJob& job, flex_range_t range) {
     const u64 bytes = range_bytes(range);
-    /* Blocks from the front, small ranges from the back, so that blocks stay aligned; a file keeps its order. */
+    /* Blocks from the front, small ranges from the back, so that blocks stay aligned; a file keeps its order.
+     */
     const bool at_front = job.load || bytes >= kBlockBytes || bytes == remaining(job);
     const u64 va = at_front ? job.front : job.back - bytes;
-    if (!g_program.table.map(va, range_address(range), bytes, leaf::user(kProtectRead | kProtectWrite, true))) return false;
+    if (!g_program.table.map(va, range_address(range), bytes, leaf::user(kProtectRead | kProtectWrite, true)))
+        return false;
     at_front ? job.front += bytes : job.back -= bytes;
     g_program.mapped_frames += bytes / kPageBytes;
     return true;
@@ -129,7 +133,9 @@ Next answer_step(Thread& thread) {
 Next request_step(Thread& thread) {
     MemoryJob& job = *thread.job;
     if (!take_slot(thread, true)) return wait_for(thread, WaitFor::Slot, request_step);
-    if (job.load) return post(thread, {FLEX_RPC_LOAD, 0, {job.file_handle, job.file_offset, next_request(job)}}, answer_step);
+    if (job.load)
+        return post(thread, {FLEX_RPC_LOAD, 0, {job.file_handle, job.file_offset, next_request(job)}},
+                    answer_step);
     return post(thread, {FLEX_RPC_ALLOC, 0, {next_request(job)}}, answer_step);
 }
 
@@ -218,7 +224,8 @@ Next refilled(Thread& service) {
 }
 
 Next refill_pool(Thread& service) {
-    if (service.job == nullptr && new_job(service) == nullptr) return wait_for(service, WaitFor::Job, service_step);
+    if (service.job == nullptr && new_job(service) == nullptr)
+        return wait_for(service, WaitFor::Job, service_step);
     if (!take_slot(service, true)) return wait_for(service, WaitFor::Slot, service_step);
     return post(service, {FLEX_RPC_ALLOC, 0, {kRefillBytes}}, refill_answer_step);
 }
@@ -229,7 +236,8 @@ void want_frames() {
 
 Next system_mem_alloc(Thread& thread, u64 bytes) {
     if (bytes == 0 || bytes > kStackTop) return finish(thread, kEinval);
-    if (bytes > g_frames.frames() * kPageBytes) return finish(thread, kEnomem); /* do not drain the normal world for nothing */
+    if (bytes > g_frames.frames() * kPageBytes)
+        return finish(thread, kEnomem); /* do not drain the normal world for nothing */
     if (new_job(thread) == nullptr) return wait_and_restart(thread, WaitFor::Job);
     return start_getting(thread, align_up(bytes, kPageBytes));
 }
@@ -237,7 +245,8 @@ Next system_mem_alloc(Thread& thread, u64 bytes) {
 Next system_mem_load(Thread& thread, u64 descriptor, u64 offset, u64 bytes) {
     const OpenFile* file = g_files.get(descriptor);
     if (file == nullptr || file->kind != OpenFile::Kind::File) return finish(thread, kEbadf);
-    if (bytes == 0 || bytes > kStackTop || offset > kFileBytesMax || !is_aligned(offset, kPageBytes)) return finish(thread, kEinval);
+    if (bytes == 0 || bytes > kStackTop || offset > kFileBytesMax || !is_aligned(offset, kPageBytes))
+        return finish(thread, kEinval);
     if (bytes > g_frames.frames() * kPageBytes) return finish(thread, kEnomem);
     if (new_job(thread) == nullptr) return wait_and_restart(thread, WaitFor::Job);
     thread.job->load = true;

@@ -1,7 +1,7 @@
 /*
- * Memory work that takes long: done by a thread in steps of some ten microseconds, so that an interrupt of the normal world never
- * waits for it. A job owns the ranges in its list: adopted, mapped nowhere. A step leaves the job so that the service thread can
- * take it over at any time.
+ * Memory work that takes long: done by a thread in steps of some ten microseconds, so that an interrupt of
+ * the normal world never waits for it. A job owns the ranges in its list: adopted, mapped nowhere. A step
+ * leaves the job so that the service thread can take it over at any time.
  */
 #ifndef FLEX_TOS_KERNEL_MEMORY_JOB_HPP
 #define FLEX_TOS_KERNEL_MEMORY_JOB_HPP
@@ -26,22 +26,24 @@ struct MemoryJob {
     u64 front, back; /* getting: still to be filled; giving: next address to take apart */
     u64 file_handle, file_offset;
     i64 result;
-    u64 started;     /* ticks */
-    Step then;       /* after the list has been given back; nullptr: the next part of the area is collected */
-    Step finally;    /* after the whole area has been collected; nullptr: the call ends */
+    u64 started;  /* ticks */
+    Step then;    /* after the list has been given back; nullptr: the next part of the area is collected */
+    Step finally; /* after the whole area has been collected; nullptr: the call ends */
     flex_range_t list[kRanges];
 };
 
 Next system_mem_alloc(Thread& thread, u64 bytes);
 Next system_mem_load(Thread& thread, u64 descriptor, u64 offset, u64 bytes);
 Next system_mem_free(Thread& thread, u64 address, u64 bytes);
-/* Takes [begin, end) apart; frames go to the pool. keep_area: the areas stay (MADV_DONTNEED). Ends the call with `result`. */
+/* Takes [begin, end) apart; frames go to the pool. keep_area: the areas stay (MADV_DONTNEED). Ends the call
+ * with `result`. */
 Next unmap_pages(Thread& thread, u64 begin, u64 end, bool keep_area, i64 result);
 
 /* For the service thread. */
 Next refill_pool(Thread& service);
 Next trim_pool(Thread& service);
-/* Releases every frame of the ended program: jobs that were under way, late answers, its address space, the pool. */
+/* Releases every frame of the ended program: jobs that were under way, late answers, its address space, the
+ * pool. */
 Next tear_down(Thread& service);
 /* The pool has become low: have it filled, unless the normal world has just refused. */
 void want_frames();

@@ -121,7 +121,8 @@ void release_all(MemoryJob& job) {
 void put_into_pool(MemoryJob& job) {
     u32 left = 0;
     for (u32 i = 0; i < job.count; i++) {
-        if (range_order(job.list[i]) != 0 || !g_pool.put(range_address(job.list[i]))) job.list[left++] = job.list[i];
+        if (range_order(job.list[i]) != 0 || !g_pool.put(range_address(job.list[i])))
+            job.list[left++] = job.list[i];
     }
     job.count = left;
     if (g_pool.frames() > kPoolHigh) kick_service();
@@ -166,7 +167,8 @@ Next collect_step(Thread& thread) {
     }
     if (job.count != 0) return release_step(thread);
     if (taken != 0) return Next::Again;
-    /* Nothing is left; or a block could not be split, which happens only when no table is left: then it stays. */
+    /* Nothing is left; or a block could not be split, which happens only when no table is left: then it
+     * stays. */
     if (job.finally != nullptr) return job.finally(thread);
     if (stuck) job.result = kEnomem;
     const i64 result = job.result;
@@ -196,13 +198,15 @@ Next system_mem_free(Thread& thread, u64 address, u64 bytes) {
     for (const Backing other : {Backing::Zero, Backing::ImageCopy, Backing::ImageInPlace, Backing::Dying}) {
         if (g_areas.any(address, end, other)) return finish(thread, kEinval);
     }
-    if (const Error error = g_areas.set_backing(address, end, Backing::Dying); error != kOk) return finish(thread, error);
+    if (const Error error = g_areas.set_backing(address, end, Backing::Dying); error != kOk)
+        return finish(thread, error);
     return start_giving(thread, address, end, false, false, 0);
 }
 
 Next unmap_pages(Thread& thread, u64 begin, u64 end, bool keep_area, i64 result) {
     if (!keep_area) {
-        if (const Error error = g_areas.set_backing(begin, end, Backing::Dying); error != kOk) return finish(thread, error);
+        if (const Error error = g_areas.set_backing(begin, end, Backing::Dying); error != kOk)
+            return finish(thread, error);
     }
     return start_giving(thread, begin, end, true, keep_area, result);
 }
@@ -240,7 +244,8 @@ Next release_late_answer(Thread& service) {
     const RpcRequest& request = g_slots.request(service.slot);
     RpcAnswer answer;
     if (take_answer(service, answer) && answer.result > 0) {
-        (void)take_ranges(service, *service.job, answer, request.op == FLEX_RPC_LOAD ? request.arg[2] : request.arg[0]);
+        (void)take_ranges(service, *service.job, answer,
+                          request.op == FLEX_RPC_LOAD ? request.arg[2] : request.arg[0]);
     }
     drop_slot(service);
     service.job->then = job_done;
@@ -257,7 +262,8 @@ Next pool_and_end(Thread& service) {
 } // namespace
 
 Next trim_pool(Thread& service) {
-    if (service.job == nullptr && new_job(service) == nullptr) return wait_for(service, WaitFor::Job, service_step);
+    if (service.job == nullptr && new_job(service) == nullptr)
+        return wait_for(service, WaitFor::Job, service_step);
     return release_from_pool(service, g_pool.frames() - (g_program.trim ? kPoolLow * 2 : kPoolTrimmed));
 }
 

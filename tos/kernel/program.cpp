@@ -22,13 +22,16 @@ Files g_files;
 FutexQueue<kThreads> g_futexes;
 TrustedOsFrameTable<> g_frames;
 
-Bytes program_image() { return {flex_program_begin, static_cast<u64>(flex_program_end - flex_program_begin)}; }
+Bytes program_image() {
+    return {flex_program_begin, static_cast<u64>(flex_program_end - flex_program_begin)};
+}
 
 namespace {
 
 bool pin_shared_area(u64 shared) {
     FrameRange range;
-    if (!is_aligned(shared, kPageBytes) || !g_frames.covering(shared, FLEX_RPC_AREA_BYTES, range)) return false;
+    if (!is_aligned(shared, kPageBytes) || !g_frames.covering(shared, FLEX_RPC_AREA_BYTES, range))
+        return false;
 #ifdef FLEX_WITHOUT_SHARED_CHECK
     /* The defence-removed build: whatever lies there is used as a buffer. */
     return true;

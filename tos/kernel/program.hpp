@@ -38,11 +38,11 @@ struct Program {
     u64 break_start, break_end;
     u64 mapped_frames;
     u64 refill_after; /* ticks: the normal world refused frames, ask again only then */
-    u64 started; /* ticks */
+    u64 started;      /* ticks */
     u64 alloc_ticks, load_ticks;
     bool time_known;
     u64 time_offset_ns; /* real time minus system counter; the normal world's word */
-    bool trim;           /* the normal world wants memory: the pool keeps only what it needs */
+    bool trim;          /* the normal world wants memory: the pool keeps only what it needs */
     u64 reclaim_bytes;  /* asked for by the normal world, not yet taken up by the program */
 };
 
@@ -59,7 +59,8 @@ extern bool g_quiesced;
 
 /* Counters of enum flex_tos_stat that are not computed. */
 struct Statistics {
-    u64 lends, interrupted, rpcs, answers_refused, adopted, released, adoptions_refused, syscalls, page_faults;
+    u64 lends, interrupted, rpcs, answers_refused, adopted, released, adoptions_refused, syscalls,
+        page_faults;
     u64 switch_max_ticks, starts;
 };
 extern Statistics g_statistics;
@@ -71,12 +72,14 @@ extern Statistics g_statistics;
 void finish_program();
 /* FLEX_TOS_START. The area is pinned (or in the defence-removed build just believed). */
 [[nodiscard]] i64 start_program(u64 shared, u64 bytes, u64 cores);
-/* The program ends, all its threads with it. exit_code: 0..255, or 256 + signal. Safe to call more than once. */
+/* The program ends, all its threads with it. exit_code: 0..255, or 256 + signal. Safe to call more than once.
+ */
 void end_program(u32 exit_code);
 void end_thread(Thread& thread);
 [[nodiscard]] Thread* new_thread();
 
-constexpr u32 kSignalAbort = 6, kSignalBus = 7, kSignalFloat = 8, kSignalKill = 9, kSignalSegment = 11, kSignalIllegal = 4;
+constexpr u32 kSignalAbort = 6, kSignalBus = 7, kSignalFloat = 8, kSignalKill = 9, kSignalSegment = 11,
+              kSignalIllegal = 4;
 /* A fault or abort() of the program: registers and call chain to the console, then its end. */
 Next kill_program(Thread& thread, u32 signal, const char* why);
 
@@ -93,7 +96,7 @@ Next service_step(Thread& service);
 
 /* ---- System calls ---- */
 Next system_call(Thread& thread);
-void warn_unknown_call(u64 number);
+void collect_system_calls(); /* once, before the first */
 
 } // namespace flex::tos
 

@@ -21,7 +21,9 @@ constexpr char kStoreLabel[] = "flexserve trusted os: authentication key of the 
 constexpr char kSeedLabel[] = "flexserve trusted os: seed of the random number generator, with boot counter";
 static_assert(sizeof kStoreLabel > 65 && sizeof kSeedLabel > 65);
 
-template <u64 N> Bytes text_bytes(const char (&text)[N]) { return {reinterpret_cast<const u8*>(text), N - 1}; }
+template <u64 N> Bytes text_bytes(const char (&text)[N]) {
+    return {reinterpret_cast<const u8*>(text), N - 1};
+}
 
 /* 256 bits of RNDR; false: the part has none. */
 bool hardware_entropy(u64 (&words)[4]) {

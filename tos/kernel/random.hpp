@@ -12,8 +12,9 @@ void load_secrets();
 [[nodiscard]] Digest device_key(Bytes label);
 
 /*
- * Seeds the generator for a new program: from RNDR, and without it from the root key with a counter that the secure store
- * keeps, so that no two starts are alike; the timing of the cores is mixed in but never relied on. False: more to do, call again.
+ * Seeds the generator for a new program: from RNDR, and without it from the root key with a counter that the
+ * secure store keeps, so that no two starts are alike; the timing of the cores is mixed in but never relied
+ * on. False: more to do, call again.
  */
 [[nodiscard]] bool seed_step();
 

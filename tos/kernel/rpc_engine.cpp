@@ -93,8 +93,9 @@ void complete_slots(u32 mask) {
             send_log();
         } else if (g_slots.abandoned(slot)) {
             free_slot(slot);
-        } else if (Thread& owner = g_threads[g_slots.owner(slot)];
-                   owner.state == ThreadState::Waiting && owner.waits_for == WaitFor::Answer && owner.slot == slot) {
+        } else if (Thread& owner = g_threads[g_slots.owner(slot)]; owner.state == ThreadState::Waiting &&
+                                                                   owner.waits_for == WaitFor::Answer &&
+                                                                   owner.slot == slot) {
             make_ready(owner);
         }
     }

@@ -18,7 +18,8 @@ Thread* ready_first;
 Thread* ready_last;
 u32 ready_threads;
 
-/* Cores that were asked for in x2 of a LEND result and have not come yet; forgotten when that was long ago. */
+/* Cores that were asked for in x2 of a LEND result and have not come yet; forgotten when that was long ago.
+ */
 u32 called_cores;
 u64 called_at;
 constexpr u64 kCallExpiresNs = 5'000'000;
@@ -37,7 +38,8 @@ u32 cores_inside() {
     return count;
 }
 
-/* Further cores that could run something, of those that lend but are not here. `coming`: threads this core will take itself. */
+/* Further cores that could run something, of those that lend but are not here. `coming`: threads this core
+ * will take itself. */
 u32 helpers_wanted(u32 coming) {
     const u32 inside = cores_inside();
     const u32 away = g_program.cores_lent > inside ? g_program.cores_lent - inside : 0;
@@ -50,8 +52,9 @@ void expire_called_cores() {
 }
 
 /*
- * The normal world's virtual timer is switched off by EL3 with the world (TF-A: opteed sets NS_TIMER_SWITCH), but its interrupt is
- * still the normal world's, and so an FIQ here. It is set for whatever comes first: the core's tick, or the end of a thread's wait.
+ * The normal world's virtual timer is switched off by EL3 with the world (TF-A: opteed sets NS_TIMER_SWITCH),
+ * but its interrupt is still the normal world's, and so an FIQ here. It is set for whatever comes first: the
+ * core's tick, or the end of a thread's wait.
  */
 void set_timer(Core& core) {
     const u64 due = min(core.tick_due, earliest_deadline);
@@ -95,8 +98,8 @@ void keep_fp(Core& core, Thread& thread) {
     if (core.fp_owner == &thread && thread.core == static_cast<i32>(core.index)) save_fp(&thread.fp);
 }
 
-/* A thread's wait has ended and no interrupt is pending. Re-arms the timer; on real parts its line takes a moment to fall, and then
- * the normal world gets the core for nothing. */
+/* A thread's wait has ended and no interrupt is pending. Re-arms the timer; on real parts its line takes a
+ * moment to fall, and then the normal world gets the core for nothing. */
 bool only_a_wake_up(Core& core) {
     const u64 time = now();
     if (time >= core.tick_due || time < core.timer_set_for) return false;
@@ -107,7 +110,8 @@ bool only_a_wake_up(Core& core) {
 
 enum class Turn : u8 { Waits, Ended, Interrupted, Preempted, Leave };
 
-/* Runs one thread until it waits or ends, or the core is needed elsewhere. With the lock, which is free while S-EL0 runs. */
+/* Runs one thread until it waits or ends, or the core is needed elsewhere. With the lock, which is free while
+ * S-EL0 runs. */
 Turn run(Core& core, Thread& thread) {
     for (;;) {
         if (g_program.life != Life::Running && thread.id != kServiceThread) {
@@ -117,7 +121,8 @@ Turn run(Core& core, Thread& thread) {
         if (g_quiesced) return Turn::Leave;
         if (thread.step != nullptr) {
             const Next next = thread.step(thread);
-            if (thread.state != ThreadState::Running) return thread.state == ThreadState::Free ? Turn::Ended : Turn::Waits;
+            if (thread.state != ThreadState::Running)
+                return thread.state == ThreadState::Free ? Turn::Ended : Turn::Waits;
             if (next == Next::User) thread.step = nullptr;
             if (interrupt_pending()) return Turn::Interrupted;
             continue;
@@ -139,7 +144,8 @@ Turn run(Core& core, Thread& thread) {
         }
         /* A call that took the first steps at once may have ended with the last one. */
         if (handle_user_exception(thread, kind) == Next::User) thread.step = nullptr;
-        if (thread.state != ThreadState::Running) return thread.state == ThreadState::Free ? Turn::Ended : Turn::Waits;
+        if (thread.state != ThreadState::Running)
+            return thread.state == ThreadState::Free ? Turn::Ended : Turn::Waits;
     }
 }
 

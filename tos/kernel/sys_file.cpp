@@ -1,9 +1,8 @@
-/* Files of the two roots, and descriptors in general. The normal world holds the files; nothing it says of them is believed. */
+/* Files of the two roots, and descriptors in general. The normal world holds the files; nothing it says of
+ * them is believed. */
 #include "core/memory.hpp"
 #include "kernel/console.hpp"
-#include "kernel/rpc_engine.hpp"
-#include "kernel/system_calls.hpp"
-#include "kernel/user_memory.hpp"
+#include "kernel/file_calls.hpp"
 
 namespace flex::tos {
 
@@ -12,9 +11,6 @@ namespace {
 using Kind = OpenFile::Kind;
 
 constexpr u64 kCopyStepBytes = 16384;
-constexpr u64 kNoDescriptor = ~u64{0};
-constexpr u64 kPathMax = 300;
-constexpr i32 kAtEmptyPath = 0x1000;
 
 /* ---- Answers ---- */
 
@@ -34,12 +30,13 @@ Next copy_data_step(Thread& thread) {
     return finish(thread, access == Access::Good ? static_cast<i64>(total) : i64{kEfault});
 }
 
-/* The checked result of the request the thread waited for, -EIO when it broke the rules. */
-i64 result_of(Thread& thread, RpcAnswer& answer) { return take_answer(thread, answer) ? answer.result : i64{kEio}; }
-
 } // namespace
 
-Next plain_answer_step(Thread& thread) {
+i64 result_of(Thread& thread, RpcAnswer& answer) {
+    return take_answer(thread, answer) ? answer.result : i64{kEio};
+}
+
+Next count_answer_step(Thread& thread) {
     RpcAnswer answer;
     const i64 result = result_of(thread, answer);
     drop_slot(thread);
@@ -62,10 +59,7 @@ Next data_answer_step(Thread& thread) {
     return copy_data_step(thread);
 }
 
-namespace {
-
-/* For requests whose result is not a count. */
-Next zero_answer_step(Thread& thread) {
+Next sign_answer_step(Thread& thread) {
     RpcAnswer answer;
     const i64 result = result_of(thread, answer);
     drop_slot(thread);
@@ -73,12 +67,6 @@ Next zero_answer_step(Thread& thread) {
 }
 
 /* ---- Names ---- */
-
-struct Path {
-    char text[kPathMax];
-    FileName name;
-    Error error = kOk;
-};
 
 Access load_path(Path& path, u64 from) {
     u64 length = 0;
@@ -94,6 +82,8 @@ u32 put_name(u32 slot, u64 at, Span<const char> name) {
     copy_bytes(slot_data(slot) + at, name.data, name.size);
     return static_cast<u32>(name.size);
 }
+
+namespace {
 
 /* ---- Opening and closing ---- */
 
@@ -112,7 +102,8 @@ Next opened_step(Thread& thread) {
     return finish(thread, static_cast<i64>(thread.descriptor));
 }
 
-constexpr u64 kOpenWrite = 1, kOpenReadWrite = 2, kOpenCreate = 0100, kOpenExclusive = 0200, kOpenTruncate = 01000, kOpenAppend = 02000;
+constexpr u64 kOpenWrite = 1, kOpenReadWrite = 2, kOpenCreate = 0100, kOpenExclusive = 0200,
+              kOpenTruncate = 01000, kOpenAppend = 02000;
 
 u64 rpc_open_flags(u64 flags) {
     u64 bits = 0;
@@ -125,7 +116,7 @@ u64 rpc_open_flags(u64 flags) {
 
 Next system_openat(Thread& thread, const Arguments& a) {
     Path path;
-    if (const Access access = load_path(path, a[1]); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, load_path(path, a[1]))) return thread.outcome;
     if (path.error != kOk) return finish(thread, path.error);
     const u64 flags = rpc_open_flags(a[2]);
     OpenFile file;
@@ -153,13 +144,14 @@ Next system_openat(Thread& thread, const Arguments& a) {
 Next system_close(Thread& thread, const Arguments& a) {
     OpenFile* file = g_files.get(a[0]);
     if (file == nullptr || file->kind == Kind::Opening) return finish(thread, kEbadf);
-    const bool has_handle = file->kind == Kind::File || file->kind == Kind::Listener || file->kind == Kind::Stream;
+    const bool has_handle =
+        file->kind == Kind::File || file->kind == Kind::Listener || file->kind == Kind::Stream;
     if (has_handle && !take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
     const u32 handle = file->handle;
     g_files.close(a[0]);
     if (!has_handle) return finish(thread, 0);
     thread.descriptor = kNoDescriptor;
-    return post(thread, {FLEX_RPC_CLOSE, 0, {handle}}, zero_answer_step);
+    return post(thread, {FLEX_RPC_CLOSE, 0, {handle}}, sign_answer_step);
 }
 
 /* ---- Reading and writing ---- */
@@ -183,44 +175,51 @@ void add_to_console(const char* text, u64 bytes) {
 Next console_write(Thread& thread, u64 buffer, u64 bytes) {
     char text[256];
     const u64 part = min<u64>(bytes, sizeof text);
-    if (const Access access = copy_from_user(text, buffer, part); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, copy_from_user(text, buffer, part))) return thread.outcome;
     add_to_console(text, part);
     return finish(thread, static_cast<i64>(part));
 }
 
-Next file_read(Thread& thread, u64 descriptor, OpenFile& file, u64 buffer, u64 bytes, u64 offset, bool moves) {
+Next file_read(Thread& thread, u64 descriptor, OpenFile& file, u64 buffer, u64 bytes, u64 offset,
+               bool moves) {
     bytes = min<u64>(bytes, FLEX_RPC_DATA_BYTES);
     if (bytes == 0) return finish(thread, 0);
-    if (const Access access = touch(buffer, bytes, kProtectWrite); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, touch(buffer, bytes, kProtectWrite))) return thread.outcome;
     if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
     thread.user_address = buffer;
     thread.descriptor = moves ? descriptor : kNoDescriptor;
     return post(thread, {FLEX_RPC_READ, 0, {file.handle, offset, bytes}}, data_answer_step);
 }
 
-Next file_write(Thread& thread, u64 descriptor, OpenFile& file, u64 buffer, u64 bytes, u64 offset, bool moves) {
+Next file_write(Thread& thread, u64 descriptor, OpenFile& file, u64 buffer, u64 bytes, u64 offset,
+                bool moves) {
     bytes = min<u64>(bytes, FLEX_RPC_DATA_BYTES);
     if (!file.writable) return finish(thread, kEbadf);
     if (bytes == 0) return finish(thread, 0);
-    if (const Access access = touch(buffer, bytes, kProtectRead); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, touch(buffer, bytes, kProtectRead))) return thread.outcome;
     if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
     if (copy_from_user(slot_data(thread.slot), buffer, bytes) != Access::Good) {
         drop_slot(thread);
         return finish(thread, kEfault);
     }
     thread.descriptor = moves ? descriptor : kNoDescriptor;
-    return post(thread, {FLEX_RPC_WRITE, static_cast<u32>(bytes), {file.handle, offset}}, plain_answer_step);
+    return post(thread, {FLEX_RPC_WRITE, static_cast<u32>(bytes), {file.handle, offset}}, count_answer_step);
 }
 
 Next read_any(Thread& thread, u64 descriptor, u64 buffer, u64 bytes) {
     OpenFile* file = g_files.get(descriptor);
     if (file == nullptr) return finish(thread, kEbadf);
     switch (file->kind) {
-    case Kind::File: return file_read(thread, descriptor, *file, buffer, bytes, file->offset, true);
-    case Kind::Stream: return socket_read(thread, descriptor, buffer, bytes, false);
-    case Kind::Console: return finish(thread, 0); /* nothing to read, ever */
-    case Kind::Folder: return finish(thread, kEisdir);
-    default: return finish(thread, kEnotconn);
+    case Kind::File:
+        return file_read(thread, descriptor, *file, buffer, bytes, file->offset, true);
+    case Kind::Stream:
+        return socket_read(thread, descriptor, buffer, bytes, false);
+    case Kind::Console:
+        return finish(thread, 0); /* nothing to read, ever */
+    case Kind::Folder:
+        return finish(thread, kEisdir);
+    default:
+        return finish(thread, kEnotconn);
     }
 }
 
@@ -228,10 +227,14 @@ Next write_any(Thread& thread, u64 descriptor, u64 buffer, u64 bytes) {
     OpenFile* file = g_files.get(descriptor);
     if (file == nullptr) return finish(thread, kEbadf);
     switch (file->kind) {
-    case Kind::File: return file_write(thread, descriptor, *file, buffer, bytes, file->offset, true);
-    case Kind::Stream: return socket_write(thread, descriptor, buffer, bytes, false);
-    case Kind::Console: return console_write(thread, buffer, bytes);
-    default: return finish(thread, kEbadf);
+    case Kind::File:
+        return file_write(thread, descriptor, *file, buffer, bytes, file->offset, true);
+    case Kind::Stream:
+        return socket_write(thread, descriptor, buffer, bytes, false);
+    case Kind::Console:
+        return console_write(thread, buffer, bytes);
+    default:
+        return finish(thread, kEbadf);
     }
 }
 
@@ -240,14 +243,16 @@ Next system_write(Thread& thread, const Arguments& a) { return write_any(thread,
 
 Next system_pread(Thread& thread, const Arguments& a) {
     OpenFile* file = g_files.get(a[0]);
-    if (file == nullptr || file->kind != Kind::File) return finish(thread, file == nullptr ? kEbadf : kEspipe);
+    if (file == nullptr || file->kind != Kind::File)
+        return finish(thread, file == nullptr ? kEbadf : kEspipe);
     if (a[3] > kFileBytesMax) return finish(thread, kEinval);
     return file_read(thread, a[0], *file, a[1], a[2], a[3], false);
 }
 
 Next system_pwrite(Thread& thread, const Arguments& a) {
     OpenFile* file = g_files.get(a[0]);
-    if (file == nullptr || file->kind != Kind::File) return finish(thread, file == nullptr ? kEbadf : kEspipe);
+    if (file == nullptr || file->kind != Kind::File)
+        return finish(thread, file == nullptr ? kEbadf : kEspipe);
     if (a[3] > kFileBytesMax) return finish(thread, kEinval);
     return file_write(thread, a[0], *file, a[1], a[2], a[3], false);
 }
@@ -260,9 +265,10 @@ struct IoVector {
 Next vector_call(Thread& thread, const Arguments& a, bool write) {
     for (u64 i = 0; i < min<u64>(a[2], 1024); i++) {
         IoVector piece;
-        if (const Access access = load_user(piece, a[1] + i * sizeof piece); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, load_user(piece, a[1] + i * sizeof piece))) return thread.outcome;
         if (piece.bytes == 0) continue;
-        return write ? write_any(thread, a[0], piece.base, piece.bytes) : read_any(thread, a[0], piece.base, piece.bytes);
+        return write ? write_any(thread, a[0], piece.base, piece.bytes)
+                     : read_any(thread, a[0], piece.base, piece.bytes);
     }
     return finish(thread, 0);
 }
@@ -273,9 +279,9 @@ Next console_vector(Thread& thread, const Arguments& a) {
     u64 used = 0;
     for (u64 i = 0; i < min<u64>(a[2], 64) && used < sizeof text; i++) {
         IoVector piece;
-        if (const Access access = load_user(piece, a[1] + i * sizeof piece); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, load_user(piece, a[1] + i * sizeof piece))) return thread.outcome;
         const u64 part = min(piece.bytes, sizeof text - used);
-        if (const Access access = copy_from_user(text + used, piece.base, part); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, copy_from_user(text + used, piece.base, part))) return thread.outcome;
         used += part;
     }
     add_to_console(text, used);
@@ -289,235 +295,6 @@ Next system_writev(Thread& thread, const Arguments& a) {
     return vector_call(thread, a, true);
 }
 
-/* ---- Position, size, state ---- */
-
-Next end_position_step(Thread& thread) {
-    RpcAnswer answer;
-    const i64 size = result_of(thread, answer);
-    drop_slot(thread);
-    OpenFile* file = g_files.get(thread.descriptor);
-    if (size < 0 || file == nullptr || file->kind != Kind::File) return finish(thread, size < 0 ? size : i64{kEbadf});
-    const i64 position = size + static_cast<i64>(thread.scratch[0]);
-    if (position < 0) return finish(thread, kEinval);
-    file->offset = static_cast<u64>(position);
-    return finish(thread, position);
-}
-
-Next system_lseek(Thread& thread, const Arguments& a) {
-    constexpr u64 kSet = 0, kCurrent = 1, kEnd = 2;
-    OpenFile* file = g_files.get(a[0]);
-    if (file == nullptr) return finish(thread, kEbadf);
-    if (file->kind == Kind::Folder && a[1] == 0 && a[2] == kSet) {
-        file->offset = 0;
-        return finish(thread, 0);
-    }
-    if (file->kind != Kind::File) return finish(thread, kEspipe);
-    const i64 distance = static_cast<i64>(a[1]), limit = static_cast<i64>(kFileBytesMax);
-    if (distance > limit || distance < -limit) return finish(thread, kEinval);
-    if (a[2] == kEnd) {
-        if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
-        thread.descriptor = a[0];
-        thread.scratch[0] = a[1];
-        return post(thread, {FLEX_RPC_SIZE, 0, {file->handle}}, end_position_step);
-    }
-    const i64 position = a[2] == kSet ? distance : static_cast<i64>(file->offset) + distance;
-    if (a[2] > kCurrent || position < 0 || position > limit) return finish(thread, kEinval);
-    file->offset = static_cast<u64>(position);
-    return finish(thread, position);
-}
-
-/* struct stat of arm64 */
-struct FileState {
-    u64 device, inode;
-    u32 mode, links, user, group;
-    u64 special_device, padding1;
-    i64 size;
-    i32 block_bytes, padding2;
-    i64 blocks, times[6];
-    u32 unused[2];
-};
-static_assert(sizeof(FileState) == 128, "asm-generic/stat.h");
-constexpr u32 kModeFile = 0100600, kModeFolder = 0040700, kModeConsole = 0020600, kModeSocket = 0140600;
-
-Next store_state(Thread& thread, u64 to, u32 mode, u64 size) {
-    if (to == 0) return finish(thread, 0); /* faccessat */
-    FileState state = {};
-    state.inode = 1;
-    state.mode = mode;
-    state.links = 1;
-    state.size = static_cast<i64>(size);
-    state.block_bytes = 65536 / 2;
-    state.blocks = static_cast<i64>(size / 512);
-    const Access access = store_user(to, state);
-    return access == Access::Good ? finish(thread, 0) : no_access(thread, access);
-}
-
-Next size_known_step(Thread& thread) {
-    RpcAnswer answer;
-    const i64 size = result_of(thread, answer);
-    drop_slot(thread);
-    return size < 0 ? finish(thread, size) : store_state(thread, thread.user_address, kModeFile, static_cast<u64>(size));
-}
-
-Next state_of_descriptor(Thread& thread, u64 descriptor, u64 to) {
-    const OpenFile* file = g_files.get(descriptor);
-    if (file == nullptr) return finish(thread, kEbadf);
-    if (const Access access = touch(to, sizeof(FileState), kProtectWrite); access != Access::Good) return no_access(thread, access);
-    switch (file->kind) {
-    case Kind::Console: return store_state(thread, to, kModeConsole, 0);
-    case Kind::Folder: return store_state(thread, to, kModeFolder, 0);
-    case Kind::File: break;
-    default: return store_state(thread, to, kModeSocket, 0);
-    }
-    if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
-    thread.user_address = to;
-    return post(thread, {FLEX_RPC_SIZE, 0, {file->handle}}, size_known_step);
-}
-
-Next looked_at_step(Thread& thread) {
-    drop_slot(thread); /* whatever the close said */
-    return store_state(thread, thread.user_address, kModeFile, thread.scratch[1]);
-}
-
-Next close_after_look_step(Thread& thread) {
-    if (!take_slot(thread)) return wait_for(thread, WaitFor::Slot, close_after_look_step);
-    return post(thread, {FLEX_RPC_CLOSE, 0, {thread.scratch[0]}}, looked_at_step);
-}
-
-Next open_to_look_step(Thread& thread) {
-    RpcAnswer answer;
-    const i64 result = result_of(thread, answer);
-    drop_slot(thread);
-    if (result < 0) return finish(thread, result);
-    thread.scratch[0] = static_cast<u64>(result);
-    thread.scratch[1] = answer.out[0];
-    return close_after_look_step(thread);
-}
-
-/* There is no request for this: the file is opened and closed. */
-Next state_of_name(Thread& thread, u64 from, u64 to) {
-    Path path;
-    if (const Access access = load_path(path, from); access != Access::Good) return no_access(thread, access);
-    if (path.error != kOk) return finish(thread, path.error);
-    if (to != 0) {
-        if (const Access access = touch(to, sizeof(FileState), kProtectWrite); access != Access::Good) return no_access(thread, access);
-    }
-    if (path.name.folder) return store_state(thread, to, kModeFolder, 0);
-    if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
-    thread.user_address = to;
-    const u32 bytes = put_name(thread.slot, 0, path.name.name);
-    return post(thread, {FLEX_RPC_OPEN, bytes, {path.name.root, 0}}, open_to_look_step);
-}
-
-Next system_fstat(Thread& thread, const Arguments& a) { return state_of_descriptor(thread, a[0], a[1]); }
-Next system_fstatat(Thread& thread, const Arguments& a) {
-    if ((a[3] & kAtEmptyPath) != 0) {
-        char first = 1;
-        if (const Access access = load_user(first, a[1]); access != Access::Good) return no_access(thread, access);
-        if (first == '\0') return state_of_descriptor(thread, a[0], a[2]);
-    }
-    return state_of_name(thread, a[1], a[2]);
-}
-Next system_faccessat(Thread& thread, const Arguments& a) { return state_of_name(thread, a[1], 0); }
-
-/* ---- Changing ---- */
-
-Next on_open_file(Thread& thread, u64 descriptor, u32 operation, u64 argument) {
-    const OpenFile* file = g_files.get(descriptor);
-    if (file == nullptr || file->kind != Kind::File) return finish(thread, file == nullptr ? kEbadf : kEinval);
-    if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
-    return post(thread, {operation, 0, {file->handle, argument}}, zero_answer_step);
-}
-Next system_fsync(Thread& thread, const Arguments& a) { return on_open_file(thread, a[0], FLEX_RPC_SYNC, 0); }
-Next system_ftruncate(Thread& thread, const Arguments& a) {
-    if (a[1] > kFileBytesMax) return finish(thread, kEinval);
-    return on_open_file(thread, a[0], FLEX_RPC_TRUNCATE, a[1]);
-}
-
-Next system_unlinkat(Thread& thread, const Arguments& a) {
-    Path path;
-    if (const Access access = load_path(path, a[1]); access != Access::Good) return no_access(thread, access);
-    if (path.error != kOk) return finish(thread, path.error);
-    if (path.name.folder || path.name.root == FLEX_ROOT_STORE) return finish(thread, kErofs);
-    if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
-    const u32 bytes = put_name(thread.slot, 0, path.name.name);
-    return post(thread, {FLEX_RPC_UNLINK, bytes, {path.name.root}}, zero_answer_step);
-}
-
-Next system_renameat(Thread& thread, const Arguments& a) {
-    Path from, to;
-    if (const Access access = load_path(from, a[1]); access != Access::Good) return no_access(thread, access);
-    if (const Access access = load_path(to, a[3]); access != Access::Good) return no_access(thread, access);
-    if (from.error != kOk || to.error != kOk) return finish(thread, kEnoent);
-    if (from.name.folder || to.name.folder || from.name.root != FLEX_ROOT_DATA || to.name.root != FLEX_ROOT_DATA) {
-        return finish(thread, kErofs);
-    }
-    if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
-    u32 bytes = put_name(thread.slot, 0, from.name.name);
-    slot_data(thread.slot)[bytes++] = 0;
-    bytes += put_name(thread.slot, bytes, to.name.name);
-    return post(thread, {FLEX_RPC_RENAME, bytes, {FLEX_ROOT_DATA}}, zero_answer_step);
-}
-
-/* ---- Folders ---- */
-
-/* struct linux_dirent64 without its name */
-struct FolderEntry {
-    u64 inode, next;
-    u16 bytes;
-    u8 type;
-} __attribute__((packed));
-constexpr u8 kTypeFile = 8;
-
-/* Names come from shared memory: each byte is read once, each name checked, before the program sees it. */
-Next listed_step(Thread& thread) {
-    RpcAnswer answer;
-    const i64 count = result_of(thread, answer);
-    OpenFile* file = g_files.get(thread.descriptor);
-    i64 result = min<i64>(count, 0);
-    u64 used = 0, at = 0;
-    for (i64 i = 0; i < count && result == 0 && file != nullptr; i++) {
-        struct {
-            FolderEntry entry;
-            char name[FLEX_RPC_NAME_MAX + 1 + 8];
-        } __attribute__((packed)) record = {};
-        u64 length = 0;
-        for (; length <= FLEX_RPC_NAME_MAX && at < answer.data_len; length++, at++) {
-            record.name[length] = static_cast<char>(__atomic_load_n(slot_data(thread.slot) + at, __ATOMIC_RELAXED));
-            if (record.name[length] == '\0') break;
-        }
-        at++;
-        if (!name_is_valid({record.name, length})) {
-            g_statistics.answers_refused++;
-            result = kEio;
-            break;
-        }
-        const u64 bytes = align_up(sizeof record.entry + length + 1, 8);
-        if (used + bytes > thread.user_bytes) {
-            if (used == 0) result = kEinval;
-            break;
-        }
-        record.entry = {1, file->offset + 1, static_cast<u16>(bytes), kTypeFile};
-        if (copy_to_user(thread.user_address + used, &record, bytes) != Access::Good) result = kEfault;
-        used += bytes;
-        file->offset++;
-    }
-    drop_slot(thread);
-    return finish(thread, result < 0 ? result : static_cast<i64>(used));
-}
-
-Next system_getdents(Thread& thread, const Arguments& a) {
-    const OpenFile* file = g_files.get(a[0]);
-    if (file == nullptr || file->kind != Kind::Folder) return finish(thread, file == nullptr ? kEbadf : kEnotdir);
-    const u64 bytes = min<u64>(a[2], 32768);
-    if (const Access access = touch(a[1], bytes, kProtectWrite); access != Access::Good) return no_access(thread, access);
-    if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
-    thread.user_address = a[1];
-    thread.user_bytes = bytes;
-    thread.descriptor = a[0];
-    return post(thread, {FLEX_RPC_LIST, 0, {file->root, file->offset}}, listed_step);
-}
-
 /* ---- Flags ---- */
 
 constexpr u64 kNonblocking = 04000;
@@ -528,10 +305,15 @@ Next system_fcntl(Thread& thread, const Arguments& a) {
     if (file == nullptr) return finish(thread, kEbadf);
     switch (a[1]) {
     case kGetDescriptor:
-    case kSetDescriptor: return finish(thread, 0); /* close-on-exec means nothing here */
-    case kGetFlags: return finish(thread, static_cast<i64>((file->nonblocking ? kNonblocking : 0) | kOpenReadWrite));
-    case kSetFlags: file->nonblocking = (a[2] & kNonblocking) != 0; return finish(thread, 0);
-    default: return finish(thread, kEinval);
+    case kSetDescriptor:
+        return finish(thread, 0); /* close-on-exec means nothing here */
+    case kGetFlags:
+        return finish(thread, static_cast<i64>((file->nonblocking ? kNonblocking : 0) | kOpenReadWrite));
+    case kSetFlags:
+        file->nonblocking = (a[2] & kNonblocking) != 0;
+        return finish(thread, 0);
+    default:
+        return finish(thread, kEinval);
     }
 }
 
@@ -541,41 +323,17 @@ Next system_ioctl(Thread& thread, const Arguments& a) {
     if (file == nullptr) return finish(thread, kEbadf);
     if (a[1] != kSetNonblocking) return finish(thread, kEnotty);
     u32 on = 0;
-    if (const Access access = load_user(on, a[2]); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, load_user(on, a[2]))) return thread.outcome;
     file->nonblocking = on != 0;
     return finish(thread, 0);
 }
 
+const CallEntry kFileCallsList[] = {
+    {25, system_fcntl}, {29, system_ioctl}, {56, system_openat}, {57, system_close}, {63, system_read},
+    {64, system_write}, {65, system_readv}, {66, system_writev}, {67, system_pread}, {68, system_pwrite},
+};
 } // namespace
 
-SystemCall file_call(u64 number) {
-    switch (number) {
-    case 25: return system_fcntl;
-    case 29: return system_ioctl;
-    case 34: return answer<kEperm>; /* mkdirat: the roots have no folders */
-    case 35: return system_unlinkat;
-    case 38: return system_renameat;
-    case 46: return system_ftruncate;
-    case 48: return system_faccessat;
-    case 56: return system_openat;
-    case 57: return system_close;
-    case 61: return system_getdents;
-    case 62: return system_lseek;
-    case 63: return system_read;
-    case 64: return system_write;
-    case 65: return system_readv;
-    case 66: return system_writev;
-    case 67: return system_pread;
-    case 68: return system_pwrite;
-    case 78: return answer<kEinval>; /* readlinkat: there are no links */
-    case 79: return system_fstatat;
-    case 80: return system_fstat;
-    case 82:
-    case 83: return system_fsync;
-    case 276: return system_renameat;
-    case 439: return system_faccessat;
-    default: return nullptr;
-    }
-}
+const Span<const CallEntry> kFileCalls(kFileCallsList);
 
 } // namespace flex::tos

@@ -19,18 +19,18 @@ Next flex_mem_free(Thread& thread, const Arguments& a) { return system_mem_free(
 Next flex_device_key(Thread& thread, const Arguments& a) {
     u8 label[64];
     if (a[1] > sizeof label) return finish(thread, kEinval);
-    if (const Access access = copy_from_user(label, a[0], a[1]); access != Access::Good) return no_access(thread, access);
-    if (const Access access = touch(a[2], sizeof(Digest), kProtectWrite); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, copy_from_user(label, a[0], a[1]))) return thread.outcome;
+    if (!reached(thread, touch(a[2], sizeof(Digest), kProtectWrite))) return thread.outcome;
     Digest key = device_key({label, a[1]});
     const Access access = store_user(a[2], key);
     forget(&key, sizeof key);
-    return access == Access::Good ? finish(thread, 0) : no_access(thread, access);
+    return reached(thread, access) ? finish(thread, 0) : thread.outcome;
 }
 
 Next flex_store_read(Thread& thread, const Arguments& a) {
     const Bytes data = g_store.data();
     if (a[1] > FLEX_SECURE_STORE_BYTES || a[1] < data.size) return finish(thread, kEinval);
-    if (const Access access = copy_to_user(a[0], data.data, data.size); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, copy_to_user(a[0], data.data, data.size))) return thread.outcome;
     return finish(thread, static_cast<i64>(data.size));
 }
 
@@ -47,7 +47,7 @@ u8 store_buffer[FLEX_SECURE_STORE_BYTES];
 Next flex_store_write(Thread& thread, const Arguments& a) {
     if (a[1] > sizeof store_buffer) return finish(thread, kEinval);
     if (g_store.busy()) return wait_and_restart(thread, WaitFor::Flash);
-    if (const Access access = copy_from_user(store_buffer, a[0], a[1]); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, copy_from_user(store_buffer, a[0], a[1]))) return thread.outcome;
     g_store.begin({store_buffer, a[1]}, g_store.boot_counter());
     forget(store_buffer, sizeof store_buffer);
     return store_write_step(thread);
@@ -62,7 +62,8 @@ Next reclaim_step(Thread& thread) {
 Next flex_reclaim_wait(Thread& thread, const Arguments& a) {
     if (g_program.reclaim_bytes != 0) return reclaim_step(thread);
     for (const Thread& other : g_threads) {
-        if (other.state == ThreadState::Waiting && other.waits_for == WaitFor::Reclaim) return finish(thread, kEbusy);
+        if (other.state == ThreadState::Waiting && other.waits_for == WaitFor::Reclaim)
+            return finish(thread, kEbusy);
     }
     return wait_for(thread, WaitFor::Reclaim, reclaim_step, a[0] == kNever ? kNever : deadline_after(a[0]));
 }
@@ -71,30 +72,29 @@ Next flex_memory_information(Thread& thread, const Arguments& a) {
     flex_memory_info info = {};
     {
         Unlocked unlocked; /* walks the whole table */
-        for (u32 i = 0; i < FLEX_FRAME_STATES; i++) info.frames[i] = g_frames.count(static_cast<FrameState>(i));
+        for (u32 i = 0; i < FLEX_FRAME_STATES; i++)
+            info.frames[i] = g_frames.count(static_cast<FrameState>(i));
     }
     info.mapped_frames = g_program.mapped_frames;
     info.pool_frames = g_pool.frames();
     info.alloc_ns = ticks_to_ns(g_program.alloc_ticks);
     info.load_ns = ticks_to_ns(g_program.load_ticks);
-    if (const Access access = store_user(a[0], info); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, store_user(a[0], info))) return thread.outcome;
     return finish(thread, 0);
 }
 
+const CallEntry kFlexCallsList[] = {
+    {FLEX_SYS_MEM_ALLOC, flex_mem_alloc},
+    {FLEX_SYS_MEM_FREE, flex_mem_free},
+    {FLEX_SYS_MEM_LOAD, flex_mem_load},
+    {FLEX_SYS_DEVICE_KEY, flex_device_key},
+    {FLEX_SYS_SECURE_STORE_READ, flex_store_read},
+    {FLEX_SYS_SECURE_STORE_WRITE, flex_store_write},
+    {FLEX_SYS_RECLAIM_WAIT, flex_reclaim_wait},
+    {FLEX_SYS_MEMORY_INFO, flex_memory_information},
+};
 } // namespace
 
-SystemCall flex_call(u64 number) {
-    switch (number) {
-    case FLEX_SYS_MEM_ALLOC: return flex_mem_alloc;
-    case FLEX_SYS_MEM_FREE: return flex_mem_free;
-    case FLEX_SYS_MEM_LOAD: return flex_mem_load;
-    case FLEX_SYS_DEVICE_KEY: return flex_device_key;
-    case FLEX_SYS_SECURE_STORE_READ: return flex_store_read;
-    case FLEX_SYS_SECURE_STORE_WRITE: return flex_store_write;
-    case FLEX_SYS_RECLAIM_WAIT: return flex_reclaim_wait;
-    case FLEX_SYS_MEMORY_INFO: return flex_memory_information;
-    default: return nullptr;
-    }
-}
+const Span<const CallEntry> kFlexCalls(kFlexCallsList);
 
 } // namespace flex::tos

@@ -14,7 +14,7 @@ constexpr i64 kProcess = 1; /* as if init: pid of the one program */
 Next system_getrandom(Thread& thread, const Arguments& a) {
     u8 bytes[256]; /* more comes by further calls, as for any short count; glibc and OpenSSL loop */
     const u64 count = min<u64>(a[1], sizeof bytes);
-    if (const Access access = touch(a[0], count, kProtectWrite); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, touch(a[0], count, kProtectWrite))) return thread.outcome;
     g_drbg.generate(bytes, count);
     const Access access = copy_to_user(a[0], bytes, count);
     forget(bytes, sizeof bytes);
@@ -23,14 +23,16 @@ Next system_getrandom(Thread& thread, const Arguments& a) {
 
 Next system_uname(Thread& thread, const Arguments& a) {
     struct {
-        char system[65] = "Linux", node[65] = "flexserve", release[65] = "5.10.0-flexserve", version[65] = "trusted OS";
+        char system[65] = "Linux", node[65] = "flexserve", release[65] = "5.10.0-flexserve",
+             version[65] = "trusted OS";
         char machine[65] = "aarch64", domain[65] = "";
     } name;
-    if (const Access access = store_user(a[0], name); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, store_user(a[0], name))) return thread.outcome;
     return finish(thread, 0);
 }
 
-/* struct sysinfo. Memory: what Flex-Mem could grow to is the normal world's to say; glibc sizes nothing by it but qsort. */
+/* struct sysinfo. Memory: what Flex-Mem could grow to is the normal world's to say; glibc sizes nothing by it
+ * but qsort. */
 Next system_sysinfo(Thread& thread, const Arguments& a) {
     struct {
         i64 uptime;
@@ -44,7 +46,7 @@ Next system_sysinfo(Thread& thread, const Arguments& a) {
     info.free_ram = g_pool.frames() * kPageBytes;
     info.processes = 1;
     info.unit = 1;
-    if (const Access access = store_user(a[0], info); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, store_user(a[0], info))) return thread.outcome;
     return finish(thread, 0);
 }
 
@@ -52,9 +54,10 @@ Next system_sysinfo(Thread& thread, const Arguments& a) {
 Next system_prlimit(Thread& thread, const Arguments& a) {
     constexpr u64 kStackLimit = 3;
     if (a[2] != 0) return finish(thread, kEperm);
-    const u64 limit[2] = {a[1] == kStackLimit ? kStackBytes : kNever, a[1] == kStackLimit ? kStackBytes : kNever};
+    const u64 limit[2] = {a[1] == kStackLimit ? kStackBytes : kNever,
+                          a[1] == kStackLimit ? kStackBytes : kNever};
     if (a[3] != 0) {
-        if (const Access access = copy_to_user(a[3], limit, sizeof limit); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, copy_to_user(a[3], limit, sizeof limit))) return thread.outcome;
     }
     return finish(thread, 0);
 }
@@ -63,7 +66,7 @@ Next system_prlimit(Thread& thread, const Arguments& a) {
 Next system_getaffinity(Thread& thread, const Arguments& a) {
     const u64 mask = (u64{1} << g_program.cores_lent) - 1;
     if (a[1] < sizeof mask) return finish(thread, kEinval);
-    if (const Access access = store_user(a[2], mask); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, store_user(a[2], mask))) return thread.outcome;
     return finish(thread, sizeof mask);
 }
 
@@ -71,7 +74,7 @@ Next system_getcpu(Thread& thread, const Arguments& a) {
     const u32 numbers[2] = {this_core().index, 0};
     for (u32 i = 0; i < 2; i++) {
         if (a[i] == 0) continue;
-        if (const Access access = store_user(a[i], numbers[i]); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, store_user(a[i], numbers[i]))) return thread.outcome;
     }
     return finish(thread, 0);
 }
@@ -79,31 +82,19 @@ Next system_getcpu(Thread& thread, const Arguments& a) {
 Next system_getcwd(Thread& thread, const Arguments& a) {
     const char root[2] = "/";
     if (a[1] < sizeof root) return finish(thread, kErange);
-    if (const Access access = store_user(a[0], root); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, store_user(a[0], root))) return thread.outcome;
     return finish(thread, sizeof root);
 }
 
+const CallEntry kInformationCallsList[] = {
+    {17, system_getcwd},       {122, answer<0>}, /* sched_setaffinity: every thread runs on every core */
+    {123, system_getaffinity}, {160, system_uname},     {167, answer<0>}, /* prctl: names of threads */
+    {168, system_getcpu},      {172, answer<kProcess>}, {173, answer<0>}, /* getppid */
+    {174, answer<0>},          {175, answer<0>},        {176, answer<0>},        {177, answer<0>},
+    {179, system_sysinfo},     {261, system_prlimit},   {278, system_getrandom},
+};
 } // namespace
 
-SystemCall information_call(u64 number) {
-    switch (number) {
-    case 17: return system_getcwd;
-    case 122: return answer<0>; /* sched_setaffinity: every thread runs on every core */
-    case 123: return system_getaffinity;
-    case 160: return system_uname;
-    case 167: return answer<0>; /* prctl: names of threads */
-    case 168: return system_getcpu;
-    case 172: return answer<kProcess>;
-    case 173: return answer<0>; /* getppid */
-    case 174:                   /* getuid, geteuid, getgid, getegid */
-    case 175:
-    case 176:
-    case 177: return answer<0>;
-    case 179: return system_sysinfo;
-    case 261: return system_prlimit;
-    case 278: return system_getrandom;
-    default: return nullptr;
-    }
-}
+const Span<const CallEntry> kInformationCalls(kInformationCallsList);
 
 } // namespace flex::tos

@@ -1,4 +1,5 @@
-/* The address space: brk, mmap and relatives. Only anonymous private memory; files come by read or FLEX_SYS_MEM_LOAD. */
+/* The address space: brk, mmap and relatives. Only anonymous private memory; files come by read or
+ * FLEX_SYS_MEM_LOAD. */
 #include "arch/mmu.hpp"
 #include "kernel/memory_job.hpp"
 #include "kernel/system_calls.hpp"
@@ -67,14 +68,17 @@ Next system_mprotect(Thread& thread, const Arguments& a) {
     if (!g_areas.covered(a[0], end)) return finish(thread, kEnomem);
     if (!protection_allowed(a[2]) || any_special(a[0], end)) return finish(thread, kEacces);
     const u8 protection = static_cast<u8>(a[2]);
-    if ((protection & kProtectWrite) && g_areas.any(a[0], end, Backing::ImageInPlace)) return finish(thread, kEacces);
+    if ((protection & kProtectWrite) && g_areas.any(a[0], end, Backing::ImageInPlace))
+        return finish(thread, kEacces);
     /* Memory that was writable never becomes executable: code is only what the image brought. */
-    if ((protection & kProtectExecute) && (g_areas.any(a[0], end, Backing::Zero) || g_areas.any(a[0], end, Backing::ImageCopy))) {
+    if ((protection & kProtectExecute) &&
+        (g_areas.any(a[0], end, Backing::Zero) || g_areas.any(a[0], end, Backing::ImageCopy))) {
         return finish(thread, kEacces);
     }
     const Error error = g_areas.protect(a[0], end, protection);
     if (error != kOk) return finish(thread, error);
-    return finish(thread, g_program.table.protect(a[0], end, leaf::user(protection, true)) ? 0 : i64{kEnomem});
+    return finish(thread,
+                  g_program.table.protect(a[0], end, leaf::user(protection, true)) ? 0 : i64{kEnomem});
 }
 
 Next system_madvise(Thread& thread, const Arguments& a) {
@@ -91,9 +95,11 @@ Next system_madvise(Thread& thread, const Arguments& a) {
 Next system_mremap(Thread& thread, const Arguments& a) {
     constexpr u64 kFixed = 2;
     u64 old_end = 0, new_end = 0;
-    if ((a[3] & kFixed) != 0 || !user_pages(a[0], a[1], old_end) || !user_pages(a[0], a[2], new_end)) return finish(thread, kEinval);
+    if ((a[3] & kFixed) != 0 || !user_pages(a[0], a[1], old_end) || !user_pages(a[0], a[2], new_end))
+        return finish(thread, kEinval);
     const Area* area = g_areas.find(a[0]);
-    if (area == nullptr || area->end < old_end || area->backing != Backing::Zero) return finish(thread, kEfault);
+    if (area == nullptr || area->end < old_end || area->backing != Backing::Zero)
+        return finish(thread, kEfault);
     if (new_end < old_end) return unmap_pages(thread, new_end, old_end, false, static_cast<i64>(a[0]));
     if (new_end > old_end) {
         Area more = *area;
@@ -104,20 +110,14 @@ Next system_mremap(Thread& thread, const Arguments& a) {
     return finish(thread, static_cast<i64>(a[0]));
 }
 
+const CallEntry kMemoryCallsList[] = {
+    {214, system_brk},     {215, system_munmap},   {216, system_mremap},
+    {222, system_mmap},    {226, system_mprotect}, {228, answer<0>}, /* mlock: nothing is ever swapped */
+    {229, answer<0>},                                                /* munlock */
+    {233, system_madvise},
+};
 } // namespace
 
-SystemCall memory_call(u64 number) {
-    switch (number) {
-    case 214: return system_brk;
-    case 215: return system_munmap;
-    case 216: return system_mremap;
-    case 222: return system_mmap;
-    case 226: return system_mprotect;
-    case 228: return answer<0>; /* mlock: nothing is ever swapped */
-    case 229: return answer<0>; /* munlock */
-    case 233: return system_madvise;
-    default: return nullptr;
-    }
-}
+const Span<const CallEntry> kMemoryCalls(kMemoryCallsList);
 
 } // namespace flex::tos

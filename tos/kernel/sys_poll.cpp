@@ -1,9 +1,7 @@
 /* ppoll and pselect6: both become one FLEX_RPC_POLL over the streams they name. */
 #include "core/memory.hpp"
 #include "kernel/core.hpp"
-#include "kernel/rpc_engine.hpp"
-#include "kernel/system_calls.hpp"
-#include "kernel/user_memory.hpp"
+#include "kernel/file_calls.hpp"
 
 namespace flex::tos {
 
@@ -53,11 +51,12 @@ Next ask(Thread& thread, i64 timeout_ms, Step step) {
     return post(thread, {FLEX_RPC_POLL, bytes, {thread.poll_count, static_cast<u64>(timeout_ms)}}, step);
 }
 
-/* What was found, by item; only events that were asked for, or that come unasked. Copied once, then looked at. */
+/* What was found, by item; only events that were asked for, or that come unasked. Copied once, then looked
+ * at. */
 i64 found_events(Thread& thread, u32 (&found)[kPollMax]) {
     RpcAnswer answer;
     WireItem items[kPollMax] = {};
-    i64 result = take_answer(thread, answer) ? answer.result : i64{kEio};
+    i64 result = result_of(thread, answer);
     if (result > 0) copy_bytes(items, slot_data(thread.slot), thread.poll_count * sizeof(WireItem));
     drop_slot(thread);
     if (result < 0) return result;
@@ -75,7 +74,8 @@ Next polled_step(Thread& thread) {
     u32 found[kPollMax] = {};
     const i64 result = found_events(thread, found);
     for (u32 i = 0; i < thread.poll_count && result > 0; i++) {
-        const u64 at = thread.user_address + thread.poll[i].position * sizeof(PollDescriptor) + offsetof(PollDescriptor, found);
+        const u64 at = thread.user_address + thread.poll[i].position * sizeof(PollDescriptor) +
+                       offsetof(PollDescriptor, found);
         if (store_user(at, static_cast<u16>(found[i])) != Access::Good) return finish(thread, kEfault);
     }
     return finish(thread, result);
@@ -87,15 +87,15 @@ Next system_ppoll(Thread& thread, const Arguments& a) {
     i64 timeout = -1;
     bool valid = true;
     if (a[1] > Files::kMax) return finish(thread, kEinval);
-    if (const Access access = load_timeout(a[2], timeout, valid); access != Access::Good) return no_access(thread, access);
-    if (const Access access = touch(a[0], a[1] * sizeof(PollDescriptor), kProtectWrite); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, load_timeout(a[2], timeout, valid))) return thread.outcome;
+    if (!reached(thread, touch(a[0], a[1] * sizeof(PollDescriptor), kProtectWrite))) return thread.outcome;
     if (!valid) return finish(thread, kEinval);
     thread.poll_count = 0;
     i64 ready = 0;
     for (u32 i = 0; i < a[1]; i++) {
         PollDescriptor item;
         const u64 at = a[0] + i * sizeof item;
-        if (const Access access = load_user(item, at); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, load_user(item, at))) return thread.outcome;
         const OpenFile* file = item.descriptor < 0 ? nullptr : g_files.get(static_cast<u64>(item.descriptor));
         item.found = item.descriptor < 0 ? 0 : static_cast<u16>(at_once(file, item.events));
         if (item.found != 0) {
@@ -105,11 +105,12 @@ Next system_ppoll(Thread& thread, const Arguments& a) {
         } else if (item.descriptor >= 0 && (item.events & (kIn | kOut)) != 0) {
             add_item(thread, i, *file, item.events & (kIn | kOut));
         }
-        if (const Access access = store_user(at, item); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, store_user(at, item))) return thread.outcome;
     }
     if (ready > 0) return finish(thread, ready);
     if (thread.poll_count == 0) {
-        return wait_for(thread, WaitFor::Time, nothing_polled_step, timeout < 0 ? kNever : deadline_after(static_cast<u64>(timeout) * 1'000'000));
+        return wait_for(thread, WaitFor::Time, nothing_polled_step,
+                        timeout < 0 ? kNever : deadline_after(static_cast<u64>(timeout) * 1'000'000));
     }
     if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
     thread.user_address = a[0];
@@ -132,7 +133,8 @@ Access store_set(u64 at, const u64 (&set)[Files::kMax / 64], u64 count) {
     return at == 0 ? Access::Good : copy_to_user(at, set, align_up(count, 64) / 8);
 }
 
-/* scratch: addresses of the two sets; user_bytes: number of descriptors; user_address: the exception set, always emptied. */
+/* scratch: addresses of the two sets; user_bytes: number of descriptors; user_address: the exception set,
+ * always emptied. */
 Next store_sets(Thread& thread, const Sets& sets, i64 result) {
     const u64 none[Files::kMax / 64] = {};
     const bool good = store_set(thread.scratch[0], sets.read, thread.user_bytes) == Access::Good &&
@@ -150,8 +152,10 @@ Next selected_step(Thread& thread) {
     for (u32 i = 0; i < thread.poll_count; i++) {
         const PollItem& item = thread.poll[i];
         const bool any = (found[i] & (kError | kHangUp)) != 0;
-        if ((item.events & kIn) != 0 && (any || (found[i] & kIn) != 0)) add_to_set(sets.read, item.position), result++;
-        if ((item.events & kOut) != 0 && (any || (found[i] & kOut) != 0)) add_to_set(sets.write, item.position), result++;
+        if ((item.events & kIn) != 0 && (any || (found[i] & kIn) != 0))
+            add_to_set(sets.read, item.position), result++;
+        if ((item.events & kOut) != 0 && (any || (found[i] & kOut) != 0))
+            add_to_set(sets.write, item.position), result++;
     }
     return store_sets(thread, sets, result);
 }
@@ -163,9 +167,9 @@ Next system_pselect(Thread& thread, const Arguments& a) {
     bool valid = true;
     Sets sets = {};
     if (a[0] > Files::kMax) return finish(thread, kEinval);
-    if (const Access access = load_timeout(a[4], timeout, valid); access != Access::Good) return no_access(thread, access);
-    if (const Access access = load_set(sets.read, a[1], a[0]); access != Access::Good) return no_access(thread, access);
-    if (const Access access = load_set(sets.write, a[2], a[0]); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, load_timeout(a[4], timeout, valid))) return thread.outcome;
+    if (!reached(thread, load_set(sets.read, a[1], a[0]))) return thread.outcome;
+    if (!reached(thread, load_set(sets.write, a[2], a[0]))) return thread.outcome;
     if (!valid) return finish(thread, kEinval);
     thread.scratch[0] = a[1];
     thread.scratch[1] = a[2];
@@ -182,20 +186,19 @@ Next system_pselect(Thread& thread, const Arguments& a) {
         add_item(thread, i, *file, events);
     }
     if (thread.poll_count == 0) {
-        return wait_for(thread, WaitFor::Time, nothing_selected_step, timeout < 0 ? kNever : deadline_after(static_cast<u64>(timeout) * 1'000'000));
+        return wait_for(thread, WaitFor::Time, nothing_selected_step,
+                        timeout < 0 ? kNever : deadline_after(static_cast<u64>(timeout) * 1'000'000));
     }
     if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
     return ask(thread, timeout, selected_step);
 }
 
+const CallEntry kPollCallsList[] = {
+    {72, system_pselect},
+    {73, system_ppoll},
+};
 } // namespace
 
-SystemCall poll_call(u64 number) {
-    switch (number) {
-    case 72: return system_pselect;
-    case 73: return system_ppoll;
-    default: return nullptr;
-    }
-}
+const Span<const CallEntry> kPollCalls(kPollCallsList);
 
 } // namespace flex::tos

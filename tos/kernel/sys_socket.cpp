@@ -1,9 +1,8 @@
-/* TCP as the normal world's streams. Enough of the socket interface for a server that reads with time-outs and polls. */
+/* TCP as the normal world's streams. Enough of the socket interface for a server that reads with time-outs
+ * and polls. */
 #include "core/memory.hpp"
 #include "kernel/core.hpp"
-#include "kernel/rpc_engine.hpp"
-#include "kernel/system_calls.hpp"
-#include "kernel/user_memory.hpp"
+#include "kernel/file_calls.hpp"
 
 namespace flex::tos {
 
@@ -11,7 +10,6 @@ namespace {
 
 using Kind = OpenFile::Kind;
 
-constexpr u64 kNoDescriptor = ~u64{0};
 constexpr u64 kFamilyInternet = 2, kTypeStream = 1, kTypeMask = 0xf, kNonblocking = 04000;
 
 /* struct sockaddr_in; port and address in network order */
@@ -35,7 +33,9 @@ Access store_address(u64 to, u64 length_at, const SocketAddress& address) {
     if (to == 0 || length_at == 0) return Access::Good;
     u32 length = 0;
     if (const Access access = load_user(length, length_at); access != Access::Good) return access;
-    if (const Access access = copy_to_user(to, &address, min<u64>(length, sizeof address)); access != Access::Good) return access;
+    if (const Access access = copy_to_user(to, &address, min<u64>(length, sizeof address));
+        access != Access::Good)
+        return access;
     return store_user(length_at, static_cast<u32>(sizeof address));
 }
 
@@ -43,7 +43,9 @@ OpenFile* get_kind(u64 descriptor, Kind kind) {
     OpenFile* file = g_files.get(descriptor);
     return file != nullptr && file->kind == kind ? file : nullptr;
 }
-Next not_a(Thread& thread, u64 descriptor) { return finish(thread, g_files.get(descriptor) == nullptr ? kEbadf : kEnotconn); }
+Next not_a(Thread& thread, u64 descriptor) {
+    return finish(thread, g_files.get(descriptor) == nullptr ? kEbadf : kEnotconn);
+}
 
 /* ---- Making ---- */
 
@@ -61,7 +63,7 @@ Next system_bind(Thread& thread, const Arguments& a) {
     if (file == nullptr) return not_a(thread, a[0]);
     SocketAddress address;
     if (a[2] < sizeof address) return finish(thread, kEinval);
-    if (const Access access = load_user(address, a[1]); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, load_user(address, a[1]))) return thread.outcome;
     if (address.family != kFamilyInternet) return finish(thread, kEafnosupport);
     file->port = static_cast<u16>(address.port[0] << 8 | address.port[1]);
     return finish(thread, 0);
@@ -69,7 +71,7 @@ Next system_bind(Thread& thread, const Arguments& a) {
 
 Next listening_step(Thread& thread) {
     RpcAnswer answer;
-    const i64 result = take_answer(thread, answer) ? answer.result : i64{kEio};
+    const i64 result = result_of(thread, answer);
     drop_slot(thread);
     OpenFile* file = get_kind(thread.descriptor, Kind::Opening);
     if (file == nullptr) return finish(thread, kEbadf);
@@ -89,7 +91,7 @@ Next system_listen(Thread& thread, const Arguments& a) {
 
 Next accepted_step(Thread& thread) {
     RpcAnswer answer;
-    const i64 result = take_answer(thread, answer) ? answer.result : i64{kEio};
+    const i64 result = result_of(thread, answer);
     drop_slot(thread);
     OpenFile* file = get_kind(thread.descriptor, Kind::Opening);
     if (result < 0 || file == nullptr) {
@@ -100,7 +102,8 @@ Next accepted_step(Thread& thread) {
     file->handle = static_cast<u32>(result);
     file->peer = answer.out[0];
     const SocketAddress peer = make_address(file->peer >> 16, file->peer & 0xffff);
-    if (store_address(thread.user_address, thread.user_bytes, peer) != Access::Good) return finish(thread, kEfault);
+    if (store_address(thread.user_address, thread.user_bytes, peer) != Access::Good)
+        return finish(thread, kEfault);
     return finish(thread, static_cast<i64>(thread.descriptor));
 }
 
@@ -108,8 +111,8 @@ Next accept_with(Thread& thread, const Arguments& a, u64 flags) {
     OpenFile* file = get_kind(a[0], Kind::Listener);
     if (file == nullptr) return finish(thread, g_files.get(a[0]) == nullptr ? kEbadf : kEinval);
     if (a[1] != 0) {
-        if (const Access access = touch(a[1], sizeof(SocketAddress), kProtectWrite); access != Access::Good) return no_access(thread, access);
-        if (const Access access = touch(a[2], 4, kProtectWrite); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, touch(a[1], sizeof(SocketAddress), kProtectWrite))) return thread.outcome;
+        if (!reached(thread, touch(a[2], 4, kProtectWrite))) return thread.outcome;
     }
     if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
     OpenFile stream;
@@ -137,43 +140,40 @@ constexpr u64 kDontWait = 0x40, kPeek = 2;
 Next system_receive(Thread& thread, const Arguments& a) {
     if ((a[3] & kPeek) != 0) return finish(thread, kEopnotsupp);
     if (a[5] != 0) {
-        if (const Access access = store_user(a[5], u32{0}); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, store_user(a[5], u32{0}))) return thread.outcome;
     }
     return socket_read(thread, a[0], a[1], a[2], (a[3] & kDontWait) != 0);
 }
-Next system_send(Thread& thread, const Arguments& a) { return socket_write(thread, a[0], a[1], a[2], (a[3] & kDontWait) != 0); }
+Next system_send(Thread& thread, const Arguments& a) {
+    return socket_write(thread, a[0], a[1], a[2], (a[3] & kDontWait) != 0);
+}
 
 /* struct msghdr: of its pieces the first that is not empty; the caller copes with short counts. */
 Next message_call(Thread& thread, const Arguments& a, bool send) {
     struct {
         u64 name, name_bytes, pieces, piece_count, control, control_bytes, flags;
     } message;
-    if (const Access access = load_user(message, a[1]); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, load_user(message, a[1]))) return thread.outcome;
     for (u64 i = 0; i < min<u64>(message.piece_count, 1024); i++) {
         u64 piece[2];
-        if (const Access access = load_user(piece, message.pieces + i * sizeof piece); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, load_user(piece, message.pieces + i * sizeof piece))) return thread.outcome;
         if (piece[1] == 0) continue;
         const bool dont_wait = (a[2] & kDontWait) != 0;
-        return send ? socket_write(thread, a[0], piece[0], piece[1], dont_wait) : socket_read(thread, a[0], piece[0], piece[1], dont_wait);
+        return send ? socket_write(thread, a[0], piece[0], piece[1], dont_wait)
+                    : socket_read(thread, a[0], piece[0], piece[1], dont_wait);
     }
     return finish(thread, 0);
 }
 Next system_send_message(Thread& thread, const Arguments& a) { return message_call(thread, a, true); }
 Next system_receive_message(Thread& thread, const Arguments& a) { return message_call(thread, a, false); }
 
-Next simple_step(Thread& thread) {
-    RpcAnswer answer;
-    const i64 result = take_answer(thread, answer) ? answer.result : i64{kEio};
-    drop_slot(thread);
-    return finish(thread, min<i64>(result, 0));
-}
-
 Next system_shutdown(Thread& thread, const Arguments& a) {
     const OpenFile* file = g_files.get(a[0]);
-    if (file == nullptr || (file->kind != Kind::Stream && file->kind != Kind::Listener)) return not_a(thread, a[0]);
+    if (file == nullptr || (file->kind != Kind::Stream && file->kind != Kind::Listener))
+        return not_a(thread, a[0]);
     if (a[1] > 2) return finish(thread, kEinval);
     if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
-    return post(thread, {FLEX_RPC_SHUTDOWN, 0, {file->handle, a[1]}}, simple_step);
+    return post(thread, {FLEX_RPC_SHUTDOWN, 0, {file->handle, a[1]}}, sign_answer_step);
 }
 
 /* ---- Names and options ---- */
@@ -182,8 +182,9 @@ Next name_call(Thread& thread, const Arguments& a, bool peer) {
     const OpenFile* file = g_files.get(a[0]);
     if (file == nullptr) return finish(thread, kEbadf);
     if (peer && file->kind != Kind::Stream) return finish(thread, kEnotconn);
-    const SocketAddress address = peer ? make_address(file->peer >> 16, file->peer & 0xffff) : make_address(0, file->port);
-    if (const Access access = store_address(a[1], a[2], address); access != Access::Good) return no_access(thread, access);
+    const SocketAddress address =
+        peer ? make_address(file->peer >> 16, file->peer & 0xffff) : make_address(0, file->port);
+    if (!reached(thread, store_address(a[1], a[2], address))) return thread.outcome;
     return finish(thread, 0);
 }
 Next system_getsockname(Thread& thread, const Arguments& a) { return name_call(thread, a, false); }
@@ -198,7 +199,7 @@ Next system_setsockopt(Thread& thread, const Arguments& a) {
     if (a[1] != kLevelSocket || (a[2] != kReceiveTimeout && a[2] != kSendTimeout)) return finish(thread, 0);
     i64 time[2]; /* struct timeval: s, us */
     if (a[4] < sizeof time) return finish(thread, kEinval);
-    if (const Access access = load_user(time, a[3]); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, load_user(time, a[3]))) return thread.outcome;
     constexpr i64 kSecondsMax = 1'000'000;
     if (time[0] < 0 || time[1] < 0 || time[1] >= 1'000'000) return finish(thread, kEinval);
     const i64 ms = min(time[0], kSecondsMax) * 1000 + (time[1] + 999) / 1000;
@@ -210,10 +211,10 @@ Next system_getsockopt(Thread& thread, const Arguments& a) {
     if (g_files.get(a[0]) == nullptr) return finish(thread, kEbadf);
     const u32 value = a[1] == kLevelSocket && a[2] == kOptionType ? kTypeStream : 0;
     u32 length = 0;
-    if (const Access access = load_user(length, a[4]); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, load_user(length, a[4]))) return thread.outcome;
     if (length < sizeof value) return finish(thread, kEinval);
-    if (const Access access = store_user(a[3], value); access != Access::Good) return no_access(thread, access);
-    if (const Access access = store_user(a[4], static_cast<u32>(sizeof value)); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, store_user(a[3], value))) return thread.outcome;
+    if (!reached(thread, store_user(a[4], static_cast<u32>(sizeof value)))) return thread.outcome;
     return finish(thread, 0);
 }
 
@@ -224,7 +225,7 @@ Next socket_read(Thread& thread, u64 descriptor, u64 buffer, u64 bytes, bool don
     if (file == nullptr) return not_a(thread, descriptor);
     bytes = min<u64>(bytes, FLEX_RPC_DATA_BYTES);
     if (bytes == 0) return finish(thread, 0);
-    if (const Access access = touch(buffer, bytes, kProtectWrite); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, touch(buffer, bytes, kProtectWrite))) return thread.outcome;
     if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
     thread.user_address = buffer;
     thread.descriptor = kNoDescriptor;
@@ -237,7 +238,7 @@ Next socket_write(Thread& thread, u64 descriptor, u64 buffer, u64 bytes, bool do
     if (file == nullptr) return not_a(thread, descriptor);
     bytes = min<u64>(bytes, FLEX_RPC_DATA_BYTES);
     if (bytes == 0) return finish(thread, 0);
-    if (const Access access = touch(buffer, bytes, kProtectRead); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, touch(buffer, bytes, kProtectRead))) return thread.outcome;
     if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
     if (copy_from_user(slot_data(thread.slot), buffer, bytes) != Access::Good) {
         drop_slot(thread);
@@ -245,28 +246,22 @@ Next socket_write(Thread& thread, u64 descriptor, u64 buffer, u64 bytes, bool do
     }
     thread.descriptor = kNoDescriptor;
     const u64 timeout = dont_wait || file->nonblocking ? 0 : static_cast<u64>(file->send_timeout_ms);
-    return post(thread, {FLEX_RPC_SEND, static_cast<u32>(bytes), {file->handle, 0, timeout}}, plain_answer_step);
+    return post(thread, {FLEX_RPC_SEND, static_cast<u32>(bytes), {file->handle, 0, timeout}},
+                count_answer_step);
 }
 
-SystemCall socket_call(u64 number) {
-    switch (number) {
-    case 198: return system_socket;
-    case 200: return system_bind;
-    case 201: return system_listen;
-    case 202: return system_accept;
-    case 203: return answer<kEconnrefused>; /* connect: the program serves, it does not call */
-    case 204: return system_getsockname;
-    case 205: return system_getpeername;
-    case 206: return system_send;
-    case 207: return system_receive;
-    case 208: return system_setsockopt;
-    case 209: return system_getsockopt;
-    case 210: return system_shutdown;
-    case 211: return system_send_message;
-    case 212: return system_receive_message;
-    case 242: return system_accept4;
-    default: return nullptr;
-    }
-}
+namespace {
+const CallEntry kSocketCallsList[] = {
+    {198, system_socket},      {200, system_bind},           {201, system_listen},
+    {202, system_accept},      {203, answer<kEconnrefused>}, /* connect: the program serves, it does not call
+                                                              */
+    {204, system_getsockname}, {205, system_getpeername},    {206, system_send},
+    {207, system_receive},     {208, system_setsockopt},     {209, system_getsockopt},
+    {210, system_shutdown},    {211, system_send_message},   {212, system_receive_message},
+    {242, system_accept4},
+};
+} // namespace
+
+const Span<const CallEntry> kSocketCalls(kSocketCallsList);
 
 } // namespace flex::tos

@@ -19,18 +19,20 @@ namespace {
 
 /* ---- clone(2): threads only ---- */
 
-constexpr u64 kCloneVm = 0x100, kCloneFs = 0x200, kCloneFiles = 0x400, kCloneSignals = 0x800, kCloneThread = 0x10000;
-constexpr u64 kCloneSetTls = 0x80000, kCloneParentSetTid = 0x100000, kCloneChildClearTid = 0x200000, kCloneChildSetTid = 0x1000000;
+constexpr u64 kCloneVm = 0x100, kCloneFs = 0x200, kCloneFiles = 0x400, kCloneSignals = 0x800,
+              kCloneThread = 0x10000;
+constexpr u64 kCloneSetTls = 0x80000, kCloneParentSetTid = 0x100000, kCloneChildClearTid = 0x200000,
+              kCloneChildSetTid = 0x1000000;
 constexpr u64 kCloneNeeded = kCloneVm | kCloneFs | kCloneFiles | kCloneSignals | kCloneThread;
 
 Next system_clone(Thread& thread, const Arguments& a) {
     const u64 flags = a[0], stack = a[1], parent_tid = a[2], tls = a[3], child_tid = a[4];
     if ((flags & kCloneNeeded) != kCloneNeeded) return finish(thread, kEnosys); /* fork */
     if (flags & kCloneParentSetTid) {
-        if (const Access access = touch(parent_tid, 4, kProtectWrite); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, touch(parent_tid, 4, kProtectWrite))) return thread.outcome;
     }
     if (flags & kCloneChildSetTid) {
-        if (const Access access = touch(child_tid, 4, kProtectWrite); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, touch(child_tid, 4, kProtectWrite))) return thread.outcome;
     }
     Thread* child = new_thread();
     if (child == nullptr) return finish(thread, kEagain);
@@ -41,8 +43,10 @@ Next system_clone(Thread& thread, const Arguments& a) {
     if (flags & kCloneChildClearTid) child->clear_tid = child_tid;
     save_fp(&child->fp); /* the parent's, which this core holds */
     const u32 id = child->id;
-    if ((flags & kCloneParentSetTid) && store_user(parent_tid, id) != Access::Good) return finish(thread, kEfault);
-    if ((flags & kCloneChildSetTid) && store_user(child_tid, id) != Access::Good) return finish(thread, kEfault);
+    if ((flags & kCloneParentSetTid) && store_user(parent_tid, id) != Access::Good)
+        return finish(thread, kEfault);
+    if ((flags & kCloneChildSetTid) && store_user(child_tid, id) != Access::Good)
+        return finish(thread, kEfault);
     make_ready(*child);
     return finish(thread, id);
 }
@@ -80,7 +84,8 @@ Next system_yield(Thread& thread, const Arguments&) {
 
 /* ---- futex(2) ---- */
 
-constexpr u64 kFutexWait = 0, kFutexWake = 1, kFutexRequeue = 3, kFutexCompareRequeue = 4, kFutexWaitBits = 9, kFutexWakeBits = 10;
+constexpr u64 kFutexWait = 0, kFutexWake = 1, kFutexRequeue = 3, kFutexCompareRequeue = 4, kFutexWaitBits = 9,
+              kFutexWakeBits = 10;
 constexpr u64 kFutexCommand = 0x7f, kFutexRealtime = 0x100;
 
 u32 wake_futex(u64 address, u32 bits, u32 most) {
@@ -112,12 +117,12 @@ Next futex_wait(Thread& thread, const Arguments& a, bool with_bits) {
     u64 deadline = kNever;
     if (a[3] != 0) {
         bool valid = true;
-        const Access access = futex_deadline(a[3], with_bits, (a[1] & kFutexRealtime) != 0, deadline, valid);
-        if (access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, futex_deadline(a[3], with_bits, (a[1] & kFutexRealtime) != 0, deadline, valid)))
+            return thread.outcome;
         if (!valid) return finish(thread, kEinval);
     }
     u32 word = 0;
-    if (const Access access = load_user_word(word, a[0]); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, load_user_word(word, a[0]))) return thread.outcome;
     if (word != static_cast<u32>(a[2])) return finish(thread, kEagain);
     g_futexes.wait(thread.id, a[0], bits);
     return wait_for(thread, WaitFor::Futex, nullptr, deadline);
@@ -126,7 +131,7 @@ Next futex_wait(Thread& thread, const Arguments& a, bool with_bits) {
 Next futex_requeue(Thread& thread, const Arguments& a, bool compare) {
     if (compare) {
         u32 word = 0;
-        if (const Access access = load_user_word(word, a[0]); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, load_user_word(word, a[0]))) return thread.outcome;
         if (word != static_cast<u32>(a[5])) return finish(thread, kEagain);
     }
     const u32 woken = wake_futex(a[0], ~u32{0}, static_cast<u32>(a[2]));
@@ -137,13 +142,20 @@ Next futex_requeue(Thread& thread, const Arguments& a, bool compare) {
 Next system_futex(Thread& thread, const Arguments& a) {
     if (!is_aligned(a[0], 4)) return finish(thread, kEinval);
     switch (a[1] & kFutexCommand) {
-    case kFutexWait: return futex_wait(thread, a, false);
-    case kFutexWaitBits: return futex_wait(thread, a, true);
-    case kFutexWake: return finish(thread, wake_futex(a[0], ~u32{0}, static_cast<u32>(a[2])));
-    case kFutexWakeBits: return finish(thread, wake_futex(a[0], static_cast<u32>(a[5]), static_cast<u32>(a[2])));
-    case kFutexRequeue: return futex_requeue(thread, a, false);
-    case kFutexCompareRequeue: return futex_requeue(thread, a, true);
-    default: return finish(thread, kEnosys);
+    case kFutexWait:
+        return futex_wait(thread, a, false);
+    case kFutexWaitBits:
+        return futex_wait(thread, a, true);
+    case kFutexWake:
+        return finish(thread, wake_futex(a[0], ~u32{0}, static_cast<u32>(a[2])));
+    case kFutexWakeBits:
+        return finish(thread, wake_futex(a[0], static_cast<u32>(a[5]), static_cast<u32>(a[2])));
+    case kFutexRequeue:
+        return futex_requeue(thread, a, false);
+    case kFutexCompareRequeue:
+        return futex_requeue(thread, a, true);
+    default:
+        return finish(thread, kEnosys);
     }
 }
 
@@ -155,7 +167,7 @@ constexpr u64 kClocks = 12; /* all others run with the system counter */
 
 Next store_time(Thread& thread, u64 to, u64 ns) {
     const TimeSpec time = {static_cast<i64>(ns / 1'000'000'000), static_cast<i64>(ns % 1'000'000'000)};
-    if (const Access access = store_user(to, time); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, store_user(to, time))) return thread.outcome;
     return finish(thread, 0);
 }
 
@@ -170,12 +182,13 @@ Next time_known_step(Thread& thread) {
     return store_time(thread, thread.user_address, ticks_to_ns(now()) + g_program.time_offset_ns);
 }
 
-/* Real time is the normal world's word, asked for once; from there the counter, so it never jumps. Untrusted. */
+/* Real time is the normal world's word, asked for once; from there the counter, so it never jumps. Untrusted.
+ */
 Next system_clock_gettime(Thread& thread, const Arguments& a) {
     if (a[0] >= kClocks) return finish(thread, kEinval);
     if (!is_realtime(a[0])) return store_time(thread, a[1], ticks_to_ns(now()));
     if (g_program.time_known) return store_time(thread, a[1], ticks_to_ns(now()) + g_program.time_offset_ns);
-    if (const Access access = touch(a[1], sizeof(TimeSpec), kProtectWrite); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, touch(a[1], sizeof(TimeSpec), kProtectWrite))) return thread.outcome;
     if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
     thread.user_address = a[1];
     return post(thread, {FLEX_RPC_TIME, 0, {}}, time_known_step);
@@ -188,11 +201,13 @@ Next system_clock_getres(Thread& thread, const Arguments& a) {
 
 Next slept_step(Thread& thread) { return finish(thread, 0); }
 
-Next sleep_until(Thread& thread, u64 deadline) { return wait_for(thread, WaitFor::Time, slept_step, deadline); }
+Next sleep_until(Thread& thread, u64 deadline) {
+    return wait_for(thread, WaitFor::Time, slept_step, deadline);
+}
 
 Next system_nanosleep(Thread& thread, const Arguments& a) {
     TimeSpec time;
-    if (const Access access = load_user(time, a[0]); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, load_user(time, a[0]))) return thread.outcome;
     u64 ns = 0;
     if (!time.to_ns(ns)) return finish(thread, kEinval);
     return sleep_until(thread, deadline_after(ns));
@@ -202,7 +217,7 @@ Next system_clock_nanosleep(Thread& thread, const Arguments& a) {
     constexpr u64 kAbsolute = 1;
     TimeSpec time;
     if (a[0] >= kClocks) return finish(thread, kEinval);
-    if (const Access access = load_user(time, a[2]); access != Access::Good) return no_access(thread, access);
+    if (!reached(thread, load_user(time, a[2]))) return thread.outcome;
     u64 ns = 0;
     if (!time.to_ns(ns)) return finish(thread, kEinval);
     if ((a[1] & kAbsolute) == 0) return sleep_until(thread, deadline_after(ns));
@@ -223,40 +238,38 @@ Next system_tgkill(Thread& thread, const Arguments& a) { return deadly_signal(th
 Next zero_old(Thread& thread, u64 to, u64 bytes) {
     const u8 zero[32] = {};
     if (to != 0 && bytes <= sizeof zero) {
-        if (const Access access = copy_to_user(to, zero, bytes); access != Access::Good) return no_access(thread, access);
+        if (!reached(thread, copy_to_user(to, zero, bytes))) return thread.outcome;
     }
     return finish(thread, 0);
 }
 Next system_sigaction(Thread& thread, const Arguments& a) { return zero_old(thread, a[2], 32); }
 Next system_sigprocmask(Thread& thread, const Arguments& a) { return zero_old(thread, a[2], a[3]); }
 
+const CallEntry kThreadCallsList[] = {
+    {93, system_exit},
+    {94, system_exit_group},
+    {96, system_set_tid_address},
+    {98, system_futex},
+    {99, answer<0>}, /* set_robust_list: no thread ends without the program but by exit */
+    {101, system_nanosleep},
+    {113, system_clock_gettime},
+    {114, system_clock_getres},
+    {115, system_clock_nanosleep},
+    {124, system_yield},
+    {129, system_kill},
+    {130, system_kill}, /* tkill */
+    {131, system_tgkill},
+    {132, answer<0>}, /* sigaltstack */
+    {134, system_sigaction},
+    {135, system_sigprocmask},
+    {178, system_gettid},
+    {220, system_clone},
+    {283, answer<kEnosys>}, /* membarrier: glibc does without */
+    {293, answer<kEnosys>}, /* rseq */
+    {435, answer<kEnosys>}, /* clone3: glibc falls back to clone */
+};
 } // namespace
 
-SystemCall thread_call(u64 number) {
-    switch (number) {
-    case 93: return system_exit;
-    case 94: return system_exit_group;
-    case 96: return system_set_tid_address;
-    case 98: return system_futex;
-    case 99: return answer<0>; /* set_robust_list: no thread ends without the program but by exit */
-    case 101: return system_nanosleep;
-    case 113: return system_clock_gettime;
-    case 114: return system_clock_getres;
-    case 115: return system_clock_nanosleep;
-    case 124: return system_yield;
-    case 129: return system_kill;
-    case 130: return system_kill; /* tkill */
-    case 131: return system_tgkill;
-    case 132: return answer<0>; /* sigaltstack */
-    case 134: return system_sigaction;
-    case 135: return system_sigprocmask;
-    case 178: return system_gettid;
-    case 220: return system_clone;
-    case 283: return answer<kEnosys>; /* membarrier: glibc does without */
-    case 293: return answer<kEnosys>; /* rseq */
-    case 435: return answer<kEnosys>; /* clone3: glibc falls back to clone */
-    default: return nullptr;
-    }
-}
+const Span<const CallEntry> kThreadCalls(kThreadCallsList);
 
 } // namespace flex::tos

@@ -1,5 +1,7 @@
 #include "kernel/system_calls.hpp"
 
+#include "abi/syscall.h"
+
 #include "core/memory.hpp"
 #include "kernel/console.hpp"
 
@@ -7,39 +9,42 @@ namespace flex::tos {
 
 namespace {
 
-/* Linux's numbers below this are looked up once and remembered when unknown. */
-constexpr u64 kNumbers = 512;
-u64 warned[kNumbers / 64];
-bool warned_other;
+/* Linux's numbers, then ours from FLEX_SYS_MEM_ALLOC on. */
+constexpr u64 kLinuxNumbers = 512, kFirstOfOurs = FLEX_SYS_MEM_ALLOC, kNumbers = kLinuxNumbers + 16;
+SystemCall calls[kNumbers];
+u64 warned[kNumbers / 64 + 1];
 
-SystemCall look_up(u64 number) {
-    for (const auto family : {thread_call, memory_call, file_call, socket_call, poll_call, information_call, flex_call}) {
-        if (const SystemCall call = family(number); call != nullptr) return call;
+/* Index in `calls`; kNumbers for a number that can be nobody's. */
+u64 index_of(u64 number) {
+    if (number < kLinuxNumbers) return number;
+    const u64 ours = number - kFirstOfOurs;
+    return number >= kFirstOfOurs && ours < kNumbers - kLinuxNumbers ? kLinuxNumbers + ours : kNumbers;
+}
+
+Next unknown_call(Thread& thread, u64 number, u64 index) {
+    if ((warned[index / 64] >> (index % 64) & 1) == 0) {
+        warned[index / 64] |= u64{1} << (index % 64);
+        print_both("tos: system call %lu is not known here\n", number);
     }
-    return nullptr;
+    return finish(thread, kEnosys);
 }
 
 } // namespace
 
-void warn_unknown_call(u64 number) {
-    if (number < kNumbers) {
-        if ((warned[number / 64] >> (number % 64) & 1) != 0) return;
-        warned[number / 64] |= u64{1} << (number % 64);
-    } else {
-        if (warned_other) return;
-        warned_other = true;
+void collect_system_calls() {
+    for (const auto& family : {kThreadCalls, kMemoryCalls, kFileCalls, kFileStateCalls, kSocketCalls,
+                               kPollCalls, kInformationCalls, kFlexCalls}) {
+        for (const CallEntry& entry : family) calls[index_of(entry.number)] = entry.call;
     }
-    print_both("tos: system call %lu is not known here\n", number);
 }
 
 Next system_call(Thread& thread) {
     Arguments arguments;
     copy_bytes(arguments.a, thread.registers.x, sizeof arguments.a);
     const u64 number = thread.registers.x[8];
-    const SystemCall call = look_up(number);
-    if (call != nullptr) return call(thread, arguments);
-    warn_unknown_call(number);
-    return finish(thread, kEnosys);
+    const u64 index = index_of(number);
+    if (index == kNumbers || calls[index] == nullptr) return unknown_call(thread, number, index);
+    return calls[index](thread, arguments);
 }
 
 } // namespace flex::tos

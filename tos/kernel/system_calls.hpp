@@ -1,4 +1,5 @@
-/* The program's system calls: Linux arm64 (asm-generic/unistd.h) and abi/syscall.h. Each file holds one family. */
+/* The program's system calls: Linux arm64 (asm-generic/unistd.h) and abi/syscall.h. Each file holds one
+ * family. */
 #ifndef FLEX_TOS_KERNEL_SYSTEM_CALLS_HPP
 #define FLEX_TOS_KERNEL_SYSTEM_CALLS_HPP
 
@@ -14,14 +15,12 @@ struct Arguments {
 };
 using SystemCall = Next (*)(Thread&, const Arguments&);
 
-/* nullptr: not one of this family */
-[[nodiscard]] SystemCall thread_call(u64 number);
-[[nodiscard]] SystemCall memory_call(u64 number);
-[[nodiscard]] SystemCall file_call(u64 number);
-[[nodiscard]] SystemCall socket_call(u64 number);
-[[nodiscard]] SystemCall poll_call(u64 number);
-[[nodiscard]] SystemCall information_call(u64 number);
-[[nodiscard]] SystemCall flex_call(u64 number);
+struct CallEntry {
+    u32 number;
+    SystemCall call;
+};
+extern const Span<const CallEntry> kThreadCalls, kMemoryCalls, kFileCalls, kFileStateCalls, kSocketCalls,
+    kPollCalls, kInformationCalls, kFlexCalls;
 
 /* struct timespec */
 struct TimeSpec {
@@ -36,10 +35,6 @@ template <i64 kResult> Next answer(Thread& thread, const Arguments&) { return fi
 /* Files and sockets share these. */
 Next socket_read(Thread& thread, u64 descriptor, u64 buffer, u64 bytes, bool dont_wait);
 Next socket_write(Thread& thread, u64 descriptor, u64 buffer, u64 bytes, bool dont_wait);
-/* After the answer of a request whose result is the call's result. */
-Next plain_answer_step(Thread& thread);
-/* After the answer of a request that filled user_address with `result` bytes. */
-Next data_answer_step(Thread& thread);
 
 } // namespace flex::tos
 

@@ -1,6 +1,6 @@
 /*
- * Threads of the program, and how they wait. The kernel has one stack a core and none a thread: a thread that has to wait in
- * the middle of a system call leaves a `step` that goes on from there.
+ * Threads of the program, and how they wait. The kernel has one stack a core and none a thread: a thread that
+ * has to wait in the middle of a system call leaves a `step` that goes on from there.
  */
 #ifndef FLEX_TOS_KERNEL_THREAD_HPP
 #define FLEX_TOS_KERNEL_THREAD_HPP
@@ -64,12 +64,13 @@ struct Thread {
     u32 id;              /* as gettid says; index in g_threads */
     i32 core;            /* whose FP registers hold this thread's, -1: none */
     u64 deadline;        /* ticks; kNever: none */
+    Next outcome;        /* of an access to its memory that could not be made, see reached() */
     Step step;           /* nullptr: run the program */
     Thread* next;        /* in the ready queue */
     u64 clear_tid;       /* CLONE_CHILD_CLEARTID */
 
     /* Of a system call in progress */
-    u32 slot;            /* RPC slot, kNone: none */
+    u32 slot; /* RPC slot, kNone: none */
     MemoryJob* job;
     u64 user_address, user_bytes;
     u64 descriptor;

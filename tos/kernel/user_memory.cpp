@@ -22,11 +22,13 @@ namespace {
 constexpr u64 kFaultAroundPages = 16;
 constexpr u64 kPlentyFrames = 256;
 
-/* Tables one page can need: levels 2 and 3 for the program and for the window. Looked at before a frame is taken. */
+/* Tables one page can need: levels 2 and 3 for the program and for the window. Looked at before a frame is
+ * taken. */
 constexpr u64 kTablesForAPage = 4;
 
 void map_frame(u64 page, u64 frame, u8 protection) {
-    if (!g_program.table.map(page, frame, kPageBytes, leaf::user(protection, true))) panic("no table for a page");
+    if (!g_program.table.map(page, frame, kPageBytes, leaf::user(protection, true)))
+        panic("no table for a page");
     g_program.mapped_frames++;
 }
 
@@ -68,17 +70,22 @@ Access map_in_place(const Area& area, u64 page) {
 
 Access page_in(u64 address, u8 need) {
     const Area* area = g_areas.find(address);
-    if (area == nullptr || (area->protection & need) != need || area->backing == Backing::Dying) return Access::Fault;
+    if (area == nullptr || (area->protection & need) != need || area->backing == Backing::Dying)
+        return Access::Fault;
     const u64 page = align_down(address, kPageBytes);
     /* Another core was faster, or this one had the old entry cached. */
     if (g_program.table.lookup(page).bytes != 0) return Access::Good;
     if (g_tables.available() < kTablesForAPage) return Access::Fault;
     want_frames();
     switch (area->backing) {
-    case Backing::Zero: return map_zero(*area, page);
-    case Backing::ImageCopy: return map_copy(*area, page);
-    case Backing::ImageInPlace: return map_in_place(*area, page);
-    default: return Access::Fault;
+    case Backing::Zero:
+        return map_zero(*area, page);
+    case Backing::ImageCopy:
+        return map_copy(*area, page);
+    case Backing::ImageInPlace:
+        return map_in_place(*area, page);
+    default:
+        return Access::Fault;
     }
 }
 
@@ -99,7 +106,8 @@ template <class Copy> static Access copy_user(u64 address, u64 bytes, u8 need, C
         const u64 reached = bytes - left;
         if (const Access access = page_in(address + reached, need); access != Access::Good) return access;
         /* A 32-byte step may have faulted on its second page. */
-        if (const Access access = page_in(min(address + reached + 31, address + bytes - 1), need); access != Access::Good) {
+        if (const Access access = page_in(min(address + reached + 31, address + bytes - 1), need);
+            access != Access::Good) {
             return access;
         }
         done = reached;
@@ -129,15 +137,18 @@ Access load_user_word(u32& to, u64 from) {
 
 Access copy_string_from_user(char* to, u64 from, u64 limit, u64& length) {
     for (length = 0; length < limit; length++) {
-        if (const Access access = copy_from_user(to + length, from + length, 1); access != Access::Good) return access;
+        if (const Access access = copy_from_user(to + length, from + length, 1); access != Access::Good)
+            return access;
         if (to[length] == '\0') return Access::Good;
     }
     return Access::Fault;
 }
 
-Next no_access(Thread& thread, Access access) {
-    if (access == Access::NoFrames) return wait_and_restart(thread, WaitFor::Frames);
-    return finish(thread, kEfault);
+bool reached(Thread& thread, Access access) {
+    if (access == Access::Good) return true;
+    const bool wait = access == Access::NoFrames;
+    thread.outcome = wait ? wait_and_restart(thread, WaitFor::Frames) : finish(thread, kEfault);
+    return false;
 }
 
 } // namespace flex::tos

@@ -23,11 +23,16 @@ enum class Access : u8 {
 [[nodiscard]] Access load_user_word(u32& to, u64 from);
 /* At most `limit` - 1 bytes and a NUL; Fault when it is longer. */
 [[nodiscard]] Access copy_string_from_user(char* to, u64 from, u64 limit, u64& length);
-template <class T> [[nodiscard]] Access load_user(T& to, u64 from) { return copy_from_user(&to, from, sizeof to); }
-template <class T> [[nodiscard]] Access store_user(u64 to, const T& from) { return copy_to_user(to, &from, sizeof from); }
+template <class T> [[nodiscard]] Access load_user(T& to, u64 from) {
+    return copy_from_user(&to, from, sizeof to);
+}
+template <class T> [[nodiscard]] Access store_user(u64 to, const T& from) {
+    return copy_to_user(to, &from, sizeof from);
+}
 
-/* Ends the call with -EFAULT, or waits for frames and makes it again. Access is not Good. */
-Next no_access(Thread& thread, Access access);
+/* Was the access good? If not, the call has ended with -EFAULT, or waits for frames to be made again: return
+ * thread.outcome. */
+[[nodiscard]] bool reached(Thread& thread, Access access);
 
 } // namespace flex::tos
 

@@ -46,7 +46,8 @@ TEST(Areas, an_image_area_that_is_split_keeps_its_place_in_the_file) {
 
 TEST(Areas, a_split_that_finds_no_room_changes_nothing) {
     auto areas = std::make_unique<Areas>();
-    for (u32 i = 0; i + 1 < Areas::kMax; i++) ASSERT_EQ(areas->insert(area(page(4 * i), page(4 * i + 3))), kOk);
+    for (u32 i = 0; i + 1 < Areas::kMax; i++)
+        ASSERT_EQ(areas->insert(area(page(4 * i), page(4 * i + 3))), kOk);
     EXPECT_EQ(areas->remove(page(1), page(2)), kEnomem);
     EXPECT_EQ(areas->count(), Areas::kMax - 1);
     EXPECT_TRUE(areas->covered(page(0), page(3)));
@@ -72,11 +73,13 @@ TEST(Areas, behave_like_a_table_of_pages_under_random_operations) {
             break;
         case 2:
             ASSERT_EQ(areas->protect(page(from), page(to), protection), kOk);
-            for (auto it = model.lower_bound(from); it != model.lower_bound(to); ++it) it->second.first = protection;
+            for (auto it = model.lower_bound(from); it != model.lower_bound(to); ++it)
+                it->second.first = protection;
             break;
         case 3:
             ASSERT_EQ(areas->set_backing(page(from), page(to), Backing::Dying), kOk);
-            for (auto it = model.lower_bound(from); it != model.lower_bound(to); ++it) it->second.second = Backing::Dying;
+            for (auto it = model.lower_bound(from); it != model.lower_bound(to); ++it)
+                it->second.second = Backing::Dying;
             break;
         }
         u64 pages = 0;

@@ -25,7 +25,8 @@ Bytes bytes_of(const std::string& text) { return {reinterpret_cast<const u8*>(te
 
 std::string sha256(const std::string& text, size_t piece) {
     Sha256 hash;
-    for (size_t at = 0; at < text.size(); at += piece) hash.add(text.data() + at, std::min(piece, text.size() - at));
+    for (size_t at = 0; at < text.size(); at += piece)
+        hash.add(text.data() + at, std::min(piece, text.size() - at));
     const Digest digest = hash.finish();
     return hex(digest.bytes, sizeof digest.bytes);
 }
@@ -38,7 +39,8 @@ TEST(Sha256, hashes_the_published_messages_in_any_pieces) {
     for (const size_t piece : {1, 7, 63, 64, 65, 1000}) {
         EXPECT_EQ(sha256("", piece), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         EXPECT_EQ(sha256("abc", piece), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        EXPECT_EQ(sha256(two_blocks, piece), "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+        EXPECT_EQ(sha256(two_blocks, piece),
+                  "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
         EXPECT_EQ(sha256(std::string(1'000'000, 'a'), piece),
                   "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
     }
@@ -50,8 +52,10 @@ TEST(Hmac, agrees_with_rfc_4231) {
         const Digest digest = hmac_sha256(bytes_of(key), bytes_of(data));
         return hex(digest.bytes, sizeof digest.bytes);
     };
-    EXPECT_EQ(hmac(std::string(20, '\x0b'), "Hi There"), "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
-    EXPECT_EQ(hmac("Jefe", "what do ya want for nothing?"), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    EXPECT_EQ(hmac(std::string(20, '\x0b'), "Hi There"),
+              "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
+    EXPECT_EQ(hmac("Jefe", "what do ya want for nothing?"),
+              "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
     EXPECT_EQ(hmac(std::string(131, '\xaa'), "Test Using Larger Than Block-Size Key - Hash Key First"),
               "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
 }

@@ -99,7 +99,8 @@ TEST(Elf, whatever_it_accepts_keeps_the_loaders_rules) {
     for (int round = 0; round < 200000; round++) {
         File file;
         u8* bytes = reinterpret_cast<u8*>(&file);
-        for (u64 i = random() % 3; i < 3; i++) bytes[16 + random() % 160] = static_cast<u8>(random() % 4 == 0 ? random() : random() % 8);
+        for (u64 i = random() % 3; i < 3; i++)
+            bytes[16 + random() % 160] = static_cast<u8>(random() % 4 == 0 ? random() : random() % 8);
         const Result<ElfProgram> program = parse(file);
         if (!program.ok()) continue;
         accepted++;

@@ -39,8 +39,8 @@ TEST(Adoption, takes_every_frame_of_a_good_list) {
 }
 
 TEST(Adoption, refuses_frames_that_are_not_flex_and_changes_none_of_that_range) {
-    for (const FrameState bad : {FrameState::Reserved, FrameState::Normal, FrameState::Shared, FrameState::Claimed, FrameState::Adopted,
-                                 FrameState::Released}) {
+    for (const FrameState bad : {FrameState::Reserved, FrameState::Normal, FrameState::Shared,
+                                 FrameState::Claimed, FrameState::Adopted, FrameState::Released}) {
         Frames f(1024);
         f.cells[700] = static_cast<u8>(bad);
         const Adoption result = f.adopt({FLEX_RANGE(kDram, 3), FLEX_RANGE(kDram + 0x200000, 9)}, 1024);
@@ -66,9 +66,11 @@ TEST(Adoption, refuses_more_than_was_asked_for) {
 
 TEST(Adoption, refuses_addresses_that_are_no_dram_or_malformed) {
     Frames f(1024);
-    for (const flex_range_t bad : {flex_range_t{0}, FLEX_RANGE(0x0e100000, 0), FLEX_RANGE(kDram - 0x1000, 0), FLEX_RANGE(kDram + 1024 * 4096, 0),
-                                   FLEX_RANGE(kDram + 0x1000, 1), FLEX_RANGE(kDram, 19), FLEX_RANGE(kDram, 63), FLEX_RANGE(kDram, 0) | 0x40,
-                                   FLEX_RANGE(0xfffffffffffff000, 0), FLEX_RANGE(kDram, 11), ~flex_range_t{0}}) {
+    for (const flex_range_t bad :
+         {flex_range_t{0}, FLEX_RANGE(0x0e100000, 0), FLEX_RANGE(kDram - 0x1000, 0),
+          FLEX_RANGE(kDram + 1024 * 4096, 0), FLEX_RANGE(kDram + 0x1000, 1), FLEX_RANGE(kDram, 19),
+          FLEX_RANGE(kDram, 63), FLEX_RANGE(kDram, 0) | 0x40, FLEX_RANGE(0xfffffffffffff000, 0),
+          FLEX_RANGE(kDram, 11), ~flex_range_t{0}}) {
         EXPECT_FALSE(f.adopt({bad}, 1u << 20).good) << std::hex << bad;
     }
     EXPECT_EQ(f.table.count(FrameState::Flex), 1024u);
@@ -97,7 +99,8 @@ TEST(FramePool, hands_out_each_frame_once_and_drains_to_aligned_ranges) {
         ASSERT_GT(count, 0u);
         for (u32 i = 0; i < count; i++) {
             ASSERT_TRUE(is_aligned(range_address(list[i]), range_bytes(list[i])));
-            for (u64 at = 0; at < range_bytes(list[i]); at += kPageBytes) ASSERT_EQ(inside.erase(range_address(list[i]) + at), 1u);
+            for (u64 at = 0; at < range_bytes(list[i]); at += kPageBytes)
+                ASSERT_EQ(inside.erase(range_address(list[i]) + at), 1u);
         }
     }
     EXPECT_TRUE(inside.empty());

@@ -16,7 +16,8 @@ std::set<u64> cached;
 
 struct Tables {
     static constexpr u64 kFrames = 512;
-    explicit Tables(u64 frames = kFrames) : memory(static_cast<u8*>(std::aligned_alloc(kPageBytes, frames * kPageBytes))) {
+    explicit Tables(u64 frames = kFrames)
+        : memory(static_cast<u8*>(std::aligned_alloc(kPageBytes, frames * kPageBytes))) {
         pool.reset(0x1000000, frames * kPageBytes, reinterpret_cast<u64>(memory) - 0x1000000);
         cached.clear();
         EXPECT_TRUE(table.create(pool));
@@ -33,7 +34,9 @@ constexpr u64 kGigabyte = u64{1} << 30;
 } // namespace
 
 void tlb::publish() {}
-void tlb::invalidate(u64 va, u64 bytes) { cached.erase(cached.lower_bound(va), cached.lower_bound(va + bytes)); }
+void tlb::invalidate(u64 va, u64 bytes) {
+    cached.erase(cached.lower_bound(va), cached.lower_bound(va + bytes));
+}
 void tlb::invalidate_block(u64 va) { invalidate(align_down(va, kBlockBytes), kBlockBytes); }
 
 TEST(PageTable, uses_blocks_where_address_and_memory_are_aligned) {
@@ -85,7 +88,8 @@ TEST(PageTable, gives_every_empty_table_back) {
     const u64 before = t.pool.available();
     ASSERT_TRUE(t.table.map(kGigabyte + kPageBytes, 0x80001000, 40 * kBlockBytes, kData));
     bool stuck = false;
-    while (t.table.take(0, u64{1} << 39, stuck).bytes != 0) {}
+    while (t.table.take(0, u64{1} << 39, stuck).bytes != 0) {
+    }
     t.table.prune(0, u64{1} << 39);
     EXPECT_EQ(t.pool.available(), before - 1) << "all but the level 2 table";
 }
@@ -121,18 +125,21 @@ TEST(PageTable, behaves_like_a_map_of_pages_under_random_operations) {
         const u64 from = align_down(random() % kPages, align);
         const u64 count = align == 1 ? 1 + random() % 700 : kPagesPerBlock;
         const u64 va = kGigabyte + from * kPageBytes, end = va + count * kPageBytes;
-        const u64 physical = 0x100000000 + (align == 1 ? random() % 4096 * kPageBytes : random() % 8 * kBlockBytes);
+        const u64 physical =
+            0x100000000 + (align == 1 ? random() % 4096 * kPageBytes : random() % 8 * kBlockBytes);
         const u64 attributes = leaf::user(static_cast<u8>(1 + random() % 3), true);
         if (random() % 2 == 0 && model.lower_bound(va) == model.lower_bound(end)) {
             ASSERT_TRUE(t.table.map(va, physical, end - va, attributes));
             for (u64 at = va; at < end; at += kPageBytes) model[at] = {physical + (at - va), attributes};
         } else if (random() % 3 == 0) {
             ASSERT_TRUE(t.table.protect(va, end, attributes));
-            for (auto it = model.lower_bound(va); it != model.lower_bound(end); ++it) it->second.second = attributes;
+            for (auto it = model.lower_bound(va); it != model.lower_bound(end); ++it)
+                it->second.second = attributes;
         } else {
             bool stuck = false;
             u64 pages = 0;
-            for (PageTable::Leaf leaf = t.table.take(va, end, stuck); leaf.bytes != 0; leaf = t.table.take(va, end, stuck)) {
+            for (PageTable::Leaf leaf = t.table.take(va, end, stuck); leaf.bytes != 0;
+                 leaf = t.table.take(va, end, stuck)) {
                 ASSERT_GE(leaf.va, va);
                 ASSERT_LE(leaf.va + leaf.bytes, end);
                 ASSERT_EQ(leaf.physical, model.at(leaf.va).first);

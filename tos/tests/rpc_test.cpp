@@ -1,4 +1,5 @@
-/* Answers of the normal world: only those that keep to the request are believed. Slots: only those that are out are completed. */
+/* Answers of the normal world: only those that keep to the request are believed. Slots: only those that are
+ * out are completed. */
 #include "abi/frame.h"
 #include "core/files.hpp"
 #include "core/futex.hpp"
@@ -13,7 +14,9 @@ using namespace flex::tos;
 
 namespace {
 
-RpcRequest request(u32 op, u64 arg0 = 0, u64 arg1 = 0, u64 arg2 = 0, u32 data_len = 0) { return {op, data_len, {arg0, arg1, arg2}}; }
+RpcRequest request(u32 op, u64 arg0 = 0, u64 arg1 = 0, u64 arg2 = 0, u32 data_len = 0) {
+    return {op, data_len, {arg0, arg1, arg2}};
+}
 RpcAnswer answer(i64 result, u32 data_len = 0, u64 out0 = 0) { return {result, data_len, {out0}}; }
 bool valid(const RpcRequest& r, const RpcAnswer& a) { return answer_is_valid(r, a); }
 
@@ -121,7 +124,8 @@ TEST(Names, only_plain_ones_of_the_two_roots_exist) {
     EXPECT_EQ(path("/data/x").value.root, FLEX_ROOT_DATA);
     EXPECT_TRUE(path("/data").value.folder);
     EXPECT_TRUE(path("/store/").value.folder);
-    for (const char* bad : {"", "/", "data/x", "/datax", "/data/..", "/data/../store/a", "/data/.hidden", "/data/a/b", "/data//x", "/etc/passwd", "/proc/self/maps"}) {
+    for (const char* bad : {"", "/", "data/x", "/datax", "/data/..", "/data/../store/a", "/data/.hidden",
+                            "/data/a/b", "/data//x", "/etc/passwd", "/proc/self/maps"}) {
         EXPECT_FALSE(path(bad).ok()) << bad;
     }
     EXPECT_TRUE(path("/data/" + std::string(255, 'x')).ok());

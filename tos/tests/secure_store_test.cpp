@@ -16,14 +16,17 @@ struct PowerCut : std::runtime_error {
     PowerCut() : std::runtime_error("power cut") {}
 };
 
-/* NOR: erasing sets bits, programming clears them. Power goes before the operation `cut_after`, in the middle of it. */
+/* NOR: erasing sets bits, programming clears them. Power goes before the operation `cut_after`, in the middle
+ * of it. */
 class FakeFlash final : public StoreFlash {
 public:
     std::vector<u8> copies[2] = {std::vector<u8>(65536, 0xff), std::vector<u8>(65536, 0xff)};
     long cut_after = -1;
     bool fail = false;
 
-    void read(u32 copy, u64 offset, void* to, u64 bytes) override { std::memcpy(to, copies[copy].data() + offset, bytes); }
+    void read(u32 copy, u64 offset, void* to, u64 bytes) override {
+        std::memcpy(to, copies[copy].data() + offset, bytes);
+    }
     bool erase(u32 copy) override {
         const u64 bytes = cut() ? copies[copy].size() / 2 : copies[copy].size();
         std::memset(copies[copy].data(), 0xff, bytes);
@@ -108,7 +111,10 @@ TEST(SecureStore, damage_and_foreign_keys_are_noticed) {
     ASSERT_EQ(write(*open(flash), "one"), SecureStore::Progress::Written);
     ASSERT_EQ(write(*open(flash), "two"), SecureStore::Progress::Written);
     EXPECT_EQ(content(*open(flash, kOtherKey)), "") << "made by another device";
-    const u32 newest = std::search(flash.copies[0].begin(), flash.copies[0].begin() + 100, "two", "two" + 3) != flash.copies[0].begin() + 100 ? 0 : 1;
+    const u32 newest = std::search(flash.copies[0].begin(), flash.copies[0].begin() + 100, "two",
+                                   "two" + 3) != flash.copies[0].begin() + 100
+                           ? 0
+                           : 1;
     for (const u64 at : {u64{0}, u64{8}, u64{16}, u64{24}, u64{33}, u64{63}, u64{66}}) {
         FakeFlash damaged = flash;
         damaged.copies[newest][at] ^= 1;
@@ -134,7 +140,8 @@ TEST(SecureStore, the_boot_counter_grows_without_touching_the_data) {
     auto store = open(flash);
     ASSERT_EQ(write(*store, "data"), SecureStore::Progress::Written);
     store->begin(store->data(), store->boot_counter() + 1);
-    while (store->step() == SecureStore::Progress::More) {}
+    while (store->step() == SecureStore::Progress::More) {
+    }
     store = open(flash);
     EXPECT_EQ(store->boot_counter(), 1u);
     EXPECT_EQ(content(*store), "data");

@@ -1,6 +1,6 @@
 /*
- * One family of system calls at a time, as /data/command says. Prints "NAME: good" or "NAME: BAD ..." for each promise, "done" at the
- * end. Runs in S-EL0; the host's system test reads the lines.
+ * One family of system calls at a time, as /data/command says. Prints "NAME: good" or "NAME: BAD ..." for
+ * each promise, "done" at the end. Runs in S-EL0; the host's system test reads the lines.
  */
 #include "abi/frame.h"
 #include "abi/syscall.h"
@@ -40,8 +40,9 @@ void check(const char* name, bool good) { std::printf("%s: %s\n", name, good ? "
 template <class... Args> long flex(long number, Args... args) { return syscall(number, args...); }
 
 uint64_t now_us() {
-    return static_cast<uint64_t>(
-        std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
+    return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
+                                     std::chrono::steady_clock::now().time_since_epoch())
+                                     .count());
 }
 
 flex_memory_info memory_info() {
@@ -64,23 +65,32 @@ void flex_memory() {
     const uint64_t start = now_us();
     auto* a = reinterpret_cast<unsigned char*>(flex(FLEX_SYS_MEM_ALLOC, 64 * kMega));
     const uint64_t allocated = now_us();
-    check("alloc is 2 MiB aligned", a != reinterpret_cast<unsigned char*>(-1) && reinterpret_cast<uintptr_t>(a) % (2 * kMega) == 0);
+    check("alloc is 2 MiB aligned",
+          a != reinterpret_cast<unsigned char*>(-1) && reinterpret_cast<uintptr_t>(a) % (2 * kMega) == 0);
     check("alloc is zero", all_bytes(a, 64 * kMega, 0));
     std::memset(a, 0x5a, 64 * kMega);
     const flex_memory_info held = memory_info();
-    check("frames are adopted", held.frames[FLEX_FRAME_ADOPTED] >= before.frames[FLEX_FRAME_ADOPTED] + 64 * kMega / 4096);
+    check("frames are adopted",
+          held.frames[FLEX_FRAME_ADOPTED] >= before.frames[FLEX_FRAME_ADOPTED] + 64 * kMega / 4096);
     check("a part can be freed", flex(FLEX_SYS_MEM_FREE, a + 3 * kMega, 5 * kMega + 4096) == 0);
-    check("the rest stays", all_bytes(a, 3 * kMega, 0x5a) && all_bytes(a + 8 * kMega + 4096, 56 * kMega - 4096, 0x5a));
+    check("the rest stays",
+          all_bytes(a, 3 * kMega, 0x5a) && all_bytes(a + 8 * kMega + 4096, 56 * kMega - 4096, 0x5a));
     check("freeing twice is refused", flex(FLEX_SYS_MEM_FREE, a + 3 * kMega, 4096) == -1 && errno == EINVAL);
-    check("heap is not freed so", flex(FLEX_SYS_MEM_FREE, std::malloc(100000), 4096) == -1 && errno == EINVAL);
+    check("heap is not freed so",
+          flex(FLEX_SYS_MEM_FREE, std::malloc(100000), 4096) == -1 && errno == EINVAL);
     const uint64_t freeing = now_us();
-    check("free in two parts", flex(FLEX_SYS_MEM_FREE, a, 3 * kMega) == 0 && flex(FLEX_SYS_MEM_FREE, a + 8 * kMega + 4096, 56 * kMega - 4096) == 0);
+    check("free in two parts", flex(FLEX_SYS_MEM_FREE, a, 3 * kMega) == 0 &&
+                                   flex(FLEX_SYS_MEM_FREE, a + 8 * kMega + 4096, 56 * kMega - 4096) == 0);
     const uint64_t freed = now_us();
     const flex_memory_info after = memory_info();
-    check("frames are given back", after.frames[FLEX_FRAME_ADOPTED] <= before.frames[FLEX_FRAME_ADOPTED] + 2048);
+    check("frames are given back",
+          after.frames[FLEX_FRAME_ADOPTED] <= before.frames[FLEX_FRAME_ADOPTED] + 2048);
     check("mapped frames add up", after.mapped_frames <= before.mapped_frames + 64);
-    check("absurd sizes are refused", flex(FLEX_SYS_MEM_ALLOC, 0) == -1 && flex(FLEX_SYS_MEM_ALLOC, ~0ul) == -1 && flex(FLEX_SYS_MEM_ALLOC, 1ul << 45) == -1);
-    std::printf("figures: alloc 64 MiB %llu us, free 59 MiB %llu us\n", static_cast<unsigned long long>(allocated - start),
+    check("absurd sizes are refused", flex(FLEX_SYS_MEM_ALLOC, 0) == -1 &&
+                                          flex(FLEX_SYS_MEM_ALLOC, ~0ul) == -1 &&
+                                          flex(FLEX_SYS_MEM_ALLOC, 1ul << 45) == -1);
+    std::printf("figures: alloc 64 MiB %llu us, free 59 MiB %llu us\n",
+                static_cast<unsigned long long>(allocated - start),
                 static_cast<unsigned long long>(freed - freeing));
     /* More than there is: an error, and everything is as before. */
     errno = 0;
@@ -132,11 +142,13 @@ void load() {
     }
     check("loaded bytes are the file's", same);
     check("behind the end it is zero", all_bytes(p + bytes, (4096 - bytes % 4096) % 4096, 0));
-    check("load at an odd offset is refused", flex(FLEX_SYS_MEM_LOAD, fd, 100, 4096) == -1 && errno == EINVAL);
+    check("load at an odd offset is refused",
+          flex(FLEX_SYS_MEM_LOAD, fd, 100, 4096) == -1 && errno == EINVAL);
     check("load of no file is refused", flex(FLEX_SYS_MEM_LOAD, 77, 0, 4096) == -1 && errno == EBADF);
     p[0] = static_cast<unsigned char>(~p[0]);
     check("freeing it", flex(FLEX_SYS_MEM_FREE, p, (bytes + 4095) & ~4095ul) == 0);
-    std::printf("figures: load %zu KiB %llu us\n", bytes / 1024, static_cast<unsigned long long>(loaded - start));
+    std::printf("figures: load %zu KiB %llu us\n", bytes / 1024,
+                static_cast<unsigned long long>(loaded - start));
     close(fd);
 }
 
@@ -156,16 +168,20 @@ void files() {
         written += static_cast<size_t>(n);
     }
     check("write in pieces", written == text.size());
-    check("position", lseek(fd, 0, SEEK_CUR) == 200000 && lseek(fd, -10, SEEK_END) == 199990 && lseek(fd, 5, SEEK_SET) == 5);
+    check("position", lseek(fd, 0, SEEK_CUR) == 200000 && lseek(fd, -10, SEEK_END) == 199990 &&
+                          lseek(fd, 5, SEEK_SET) == 5);
     char byte = 0;
     check("read at the position", read(fd, &byte, 1) == 1 && byte == text[5] && lseek(fd, 0, SEEK_CUR) == 6);
-    check("pwrite and pread leave it", pwrite(fd, "Q", 1, 100) == 1 && pread(fd, &byte, 1, 100) == 1 && byte == 'Q' && lseek(fd, 0, SEEK_CUR) == 6);
+    check("pwrite and pread leave it", pwrite(fd, "Q", 1, 100) == 1 && pread(fd, &byte, 1, 100) == 1 &&
+                                           byte == 'Q' && lseek(fd, 0, SEEK_CUR) == 6);
     struct stat state = {};
     check("fstat", fstat(fd, &state) == 0 && state.st_size == 200000 && S_ISREG(state.st_mode));
-    check("truncate and sync", ftruncate(fd, 1000) == 0 && fsync(fd) == 0 && fstat(fd, &state) == 0 && state.st_size == 1000);
+    check("truncate and sync",
+          ftruncate(fd, 1000) == 0 && fsync(fd) == 0 && fstat(fd, &state) == 0 && state.st_size == 1000);
     close(fd);
     check("closed is closed", read(fd, &byte, 1) == -1 && errno == EBADF);
-    check("rename", rename("/data/a", "/data/b") == 0 && stat("/data/a", &state) == -1 && errno == ENOENT && stat("/data/b", &state) == 0 && state.st_size == 1000);
+    check("rename", rename("/data/a", "/data/b") == 0 && stat("/data/a", &state) == -1 && errno == ENOENT &&
+                        stat("/data/b", &state) == 0 && state.st_size == 1000);
     fd = open("/data/b", O_RDONLY);
     check("a read-only descriptor writes nothing", write(fd, "x", 1) == -1 && errno == EBADF);
     close(fd);
@@ -176,13 +192,20 @@ void files() {
     }
     check("listed", listed);
     check("unlink", unlink("/data/b") == 0 && unlink("/data/b") == -1 && errno == ENOENT);
-    check("the store is read-only", open("/store/new", O_WRONLY | O_CREAT, 0600) == -1 && errno == EROFS && unlink("/store/load-test") == -1);
-    check("nothing else exists", open("/etc/passwd", O_RDONLY) == -1 && open("/data/../store/load-test", O_RDONLY) == -1 && open("/data/.x", O_RDONLY) == -1);
+    check("the store is read-only", open("/store/new", O_WRONLY | O_CREAT, 0600) == -1 && errno == EROFS &&
+                                        unlink("/store/load-test") == -1);
+    check("nothing else exists", open("/etc/passwd", O_RDONLY) == -1 &&
+                                     open("/data/../store/load-test", O_RDONLY) == -1 &&
+                                     open("/data/.x", O_RDONLY) == -1);
     errno = 0;
-    check("a bad address is an error", open(reinterpret_cast<const char*>(0xffffff800e100000), O_RDONLY) == -1 && errno == EFAULT);
+    check("a bad address is an error",
+          open(reinterpret_cast<const char*>(0xffffff800e100000), O_RDONLY) == -1 && errno == EFAULT);
     fd = open("/store/load-test", O_RDONLY);
-    check("a bad buffer is an error", read(fd, reinterpret_cast<void*>(0xffffff800e100000), 16) == -1 && errno == EFAULT);
-    check("a read-only buffer is an error", read(fd, reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(&files) & ~7ul), 16) == -1 && errno == EFAULT);
+    check("a bad buffer is an error",
+          read(fd, reinterpret_cast<void*>(0xffffff800e100000), 16) == -1 && errno == EFAULT);
+    check("a read-only buffer is an error",
+          read(fd, reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(&files) & ~7ul), 16) == -1 &&
+              errno == EFAULT);
     close(fd);
     int last = 0, opened = 0;
     std::vector<int> many;
@@ -198,7 +221,8 @@ void sockets() {
     sockaddr_in address = {};
     address.sin_family = AF_INET;
     address.sin_port = htons(9000);
-    check("listen", bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 && listen(listener, 5) == 0);
+    check("listen", bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 &&
+                        listen(listener, 5) == 0);
     std::puts("listening");
     std::fflush(stdout);
     pollfd wait = {listener, POLLIN, 0};
@@ -210,7 +234,8 @@ void sockets() {
     sockaddr_in peer = {};
     socklen_t length = sizeof peer;
     const int stream = accept(listener, reinterpret_cast<sockaddr*>(&peer), &length);
-    check("accept", stream >= 0 && peer.sin_family == AF_INET && ntohl(peer.sin_addr.s_addr) == INADDR_LOOPBACK);
+    check("accept",
+          stream >= 0 && peer.sin_family == AF_INET && ntohl(peer.sin_addr.s_addr) == INADDR_LOOPBACK);
     char buffer[64] = {};
     ssize_t n = recv(stream, buffer, sizeof buffer, 0);
     check("receive", n == 5 && std::memcmp(buffer, "hello", 5) == 0);
@@ -222,7 +247,8 @@ void sockets() {
     FD_ZERO(&writable);
     FD_SET(stream, &writable);
     timeval second = {1, 0};
-    check("select for writing", select(stream + 1, nullptr, &writable, nullptr, &second) == 1 && FD_ISSET(stream, &writable));
+    check("select for writing",
+          select(stream + 1, nullptr, &writable, nullptr, &second) == 1 && FD_ISSET(stream, &writable));
     check("send", send(stream, "world", 5, MSG_NOSIGNAL) == 5);
     check("shutdown", shutdown(stream, SHUT_WR) == 0);
     close(stream);
@@ -244,7 +270,9 @@ std::string hex(const unsigned char* at, size_t bytes) {
 
 void secrets() {
     unsigned char a[32], b[32], c[32];
-    check("device key", flex(FLEX_SYS_DEVICE_KEY, "label", 5, a) == 0 && flex(FLEX_SYS_DEVICE_KEY, "label", 5, b) == 0 && flex(FLEX_SYS_DEVICE_KEY, "other", 5, c) == 0);
+    check("device key", flex(FLEX_SYS_DEVICE_KEY, "label", 5, a) == 0 &&
+                            flex(FLEX_SYS_DEVICE_KEY, "label", 5, b) == 0 &&
+                            flex(FLEX_SYS_DEVICE_KEY, "other", 5, c) == 0);
     check("same label, same key", std::memcmp(a, b, 32) == 0 && std::memcmp(a, c, 32) != 0);
     std::printf("key of label: %s\n", hex(a, 32).c_str());
     check("long labels are refused", flex(FLEX_SYS_DEVICE_KEY, "label", 65, a) == -1 && errno == EINVAL);
@@ -256,10 +284,13 @@ void secrets() {
     const uint64_t start = now_us();
     check("store write", flex(FLEX_SYS_SECURE_STORE_WRITE, text.data(), text.size()) == 0);
     std::printf("figures: store write %llu us\n", static_cast<unsigned long long>(now_us() - start));
-    check("store read back", flex(FLEX_SYS_SECURE_STORE_READ, store, sizeof store) == static_cast<long>(text.size()) && std::memcmp(store, text.data(), text.size()) == 0);
+    check("store read back",
+          flex(FLEX_SYS_SECURE_STORE_READ, store, sizeof store) == static_cast<long>(text.size()) &&
+              std::memcmp(store, text.data(), text.size()) == 0);
     check("store too large is refused", flex(FLEX_SYS_SECURE_STORE_WRITE, store, sizeof store + 1) == -1);
     unsigned char random[2][1000];
-    check("random", getrandom(random[0], 1000, 0) > 0 && getrandom(random[1], 256, 0) == 256 && std::memcmp(random[0], random[1], 200) != 0);
+    check("random", getrandom(random[0], 1000, 0) > 0 && getrandom(random[1], 256, 0) == 256 &&
+                        std::memcmp(random[0], random[1], 200) != 0);
     std::printf("numbers: %s\n", hex(random[0], 8).c_str());
     timespec real = {};
     clock_gettime(CLOCK_REALTIME, &real);
@@ -275,14 +306,22 @@ void secrets() {
 /* ---- Memory protection ---- */
 
 void protection() {
-    check("no writable and executable map", mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED && errno == EACCES);
-    auto* p = static_cast<char*>(mmap(nullptr, 16 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    check("no writable and executable map", mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
+                                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED &&
+                                                errno == EACCES);
+    auto* p = static_cast<char*>(
+        mmap(nullptr, 16 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     p[0] = p[5 * 4096] = 1;
     check("data never becomes code", mprotect(p, 4096, PROT_READ | PROT_EXEC) == -1 && errno == EACCES);
-    check("code never becomes writable", mprotect(reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(&protection) & ~4095ul), 4096, PROT_READ | PROT_WRITE) == -1);
-    check("none and back keeps the content", mprotect(p, 16 * 4096, PROT_NONE) == 0 && mprotect(p, 16 * 4096, PROT_READ | PROT_WRITE) == 0 && p[0] == 1 && p[5 * 4096] == 1);
+    check("code never becomes writable",
+          mprotect(reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(&protection) & ~4095ul), 4096,
+                   PROT_READ | PROT_WRITE) == -1);
+    check("none and back keeps the content", mprotect(p, 16 * 4096, PROT_NONE) == 0 &&
+                                                 mprotect(p, 16 * 4096, PROT_READ | PROT_WRITE) == 0 &&
+                                                 p[0] == 1 && p[5 * 4096] == 1);
     check("dont-need zeroes", madvise(p, 16 * 4096, MADV_DONTNEED) == 0 && p[0] == 0 && p[5 * 4096] == 0);
-    check("unmap in the middle", munmap(p + 4096, 4096) == 0 && munmap(p + 4096, 4096) == 0 && p[2 * 4096] == 0);
+    check("unmap in the middle",
+          munmap(p + 4096, 4096) == 0 && munmap(p + 4096, 4096) == 0 && p[2 * 4096] == 0);
     check("a syscall on the hole is an error", write(1, p + 4096, 1) == -1 && errno == EFAULT);
     const uint64_t start = now_us();
     for (int i = 0; i < 20000; i++) syscall(SYS_gettid);

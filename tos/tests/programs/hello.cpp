@@ -33,7 +33,9 @@ static void waiting_times_out() {
     std::unique_lock lock(mutex);
     const auto start = std::chrono::steady_clock::now();
     const bool woken = changed.wait_for(lock, std::chrono::milliseconds(50), [] { return false; });
-    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start).count();
+    const auto ms =
+        std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start)
+            .count();
     std::printf("time-out: %s\n", !woken && ms >= 50 && ms < 1000 ? "good" : "BAD");
 }
 
@@ -68,7 +70,8 @@ static void memory_comes_and_goes() {
 }
 
 int main(int argc, char** argv) {
-    std::printf("hello from S-EL0: %d argument, %s, pid %d, %u cores\n", argc, argv[0], getpid(), std::thread::hardware_concurrency());
+    std::printf("hello from S-EL0: %d argument, %s, pid %d, %u cores\n", argc, argv[0], getpid(),
+                std::thread::hardware_concurrency());
     threads_share_work();
     waiting_times_out();
     floating_point_survives();

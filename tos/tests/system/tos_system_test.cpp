@@ -1,6 +1,7 @@
 /*
- * Boots the real chain with a program of the tests in the trusted OS (tests/programs/checks.cpp), tells it one family of system calls at
- * a time, and reads what it says on the secure UART. Each start of the agent in the guest starts the program anew.
+ * Boots the real chain with a program of the tests in the trusted OS (tests/programs/checks.cpp), tells it
+ * one family of system calls at a time, and reads what it says on the secure UART. Each start of the agent in
+ * the guest starts the program anew.
  */
 #include <chrono>
 #include <filesystem>
@@ -41,7 +42,8 @@ public:
         flex::platform::MachineOptions options;
         options.firmware.trusted_os = options.firmware.trusted_os.parent_path() / "tos-checks.bin";
         options.memory = 1 * flex::platform::kGiB;
-        fs::remove(device_.folder() / flex::platform::files::kData / "command"); /* the first start shall do nothing */
+        fs::remove(device_.folder() / flex::platform::files::kData /
+                   "command"); /* the first start shall do nothing */
         device_.start(options);
         wait([this] { return answers(); }, 120s, "the device does not answer");
     }
@@ -49,7 +51,8 @@ public:
     void power_off() { (void)device_.stop(); }
 
     /* What the program said from its start until it had ended; `meanwhile` runs once it has said `when`. */
-    std::string run(const std::string& command, const std::string& when = "", const std::function<void()>& meanwhile = {}) {
+    std::string run(const std::string& command, const std::string& when = "",
+                    const std::function<void()>& meanwhile = {}) {
         const size_t from = secure_log().size();
         std::ofstream(device_.folder() / flex::platform::files::kData / "command") << command;
         exec("(sleep 0.1; killall flex-agentd) >/dev/null 2>&1 &");
@@ -66,9 +69,12 @@ public:
             meanwhile();
         }
         try {
-            wait([&] { return own().find("tos: the program has ended") != std::string::npos; }, 90s, command + " does not end");
+            wait([&] { return own().find("tos: the program has ended") != std::string::npos; }, 90s,
+                 command + " does not end");
         } catch (const std::exception&) {
-            std::cout << said() << exec("cd /sys/class/misc/flexserve; grep . program lent_bytes tos/* monitor/frames*; dmesg | tail -n 20");
+            std::cout << said()
+                      << exec("cd /sys/class/misc/flexserve; grep . program lent_bytes tos/* "
+                              "monitor/frames*; dmesg | tail -n 20");
             throw;
         }
         wait([this] { return answers(); }, 30s, "the agent does not come back");
@@ -84,7 +90,9 @@ public:
             return "";
         }
     }
-    long stat(const std::string& name) { return std::atol(exec("cat /sys/class/misc/flexserve/" + name).c_str()); }
+    long stat(const std::string& name) {
+        return std::atol(exec("cat /sys/class/misc/flexserve/" + name).c_str());
+    }
     /* The secure UART's text, lines as usual. */
     std::string secure_log() const {
         std::string text = read_all(device_.folder() / flex::platform::files::kSecureLog);
@@ -94,7 +102,8 @@ public:
 
 private:
     bool answers() { return exec("echo up") == "up\n"; }
-    static void wait(const std::function<bool()>& condition, std::chrono::seconds patience, const std::string& what) {
+    static void wait(const std::function<bool()>& condition, std::chrono::seconds patience,
+                     const std::string& what) {
         const auto end = std::chrono::steady_clock::now() + patience;
         while (!condition()) {
             if (std::chrono::steady_clock::now() > end) throw std::runtime_error(what);
@@ -143,7 +152,8 @@ TEST(TrustedOs, carries_streams_with_time_outs_and_poll) {
 }
 
 TEST(TrustedOs, hands_a_reclaim_to_the_program) {
-    const std::string text = machine->run("reclaim", "waiting", [] { machine->exec("echo 1048576 > /sys/class/misc/flexserve/reclaim"); });
+    const std::string text = machine->run(
+        "reclaim", "waiting", [] { machine->exec("echo 1048576 > /sys/class/misc/flexserve/reclaim"); });
     expect_good(text);
     EXPECT_NE(text.find("reclaim: 1048576"), std::string::npos) << text;
 }
@@ -176,17 +186,18 @@ TEST_P(Fault, ends_the_program_but_not_the_trusted_os) {
     EXPECT_EQ(text.find("panic"), std::string::npos) << text;
 }
 
-INSTANTIATE_TEST_SUITE_P(OfTheProgram, Fault,
-                         testing::Values(std::pair("wild-pointer", "signal 11"), std::pair("kernel-pointer", "signal 11"),
-                                         std::pair("undefined-instruction", "signal 4"),
-                                         std::pair("privileged-instruction", "signal 4"), std::pair("write-text", "signal 11"),
-                                         std::pair("execute-data", "signal 11"), std::pair("stack-overflow", "signal 11"),
-                                         std::pair("abort", "signal 6")),
-                         [](const auto& info) {
-                             std::string name = info.param.first;
-                             for (char& c : name) c = c == '-' ? '_' : c;
-                             return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    OfTheProgram, Fault,
+    testing::Values(std::pair("wild-pointer", "signal 11"), std::pair("kernel-pointer", "signal 11"),
+                    std::pair("undefined-instruction", "signal 4"),
+                    std::pair("privileged-instruction", "signal 4"), std::pair("write-text", "signal 11"),
+                    std::pair("execute-data", "signal 11"), std::pair("stack-overflow", "signal 11"),
+                    std::pair("abort", "signal 6")),
+    [](const auto& info) {
+        std::string name = info.param.first;
+        for (char& c : name) c = c == '-' ? '_' : c;
+        return name;
+    });
 
 TEST(TrustedOs, ends_a_program_whose_threads_are_busy_and_hands_all_frames_back) {
     const std::string text = machine->run("many-threads");
