@@ -1,14 +1,19 @@
 """Asks demo.gguf the questions of check.txt, greedily, with the numpy model of reference.py.
 
-    /usr/bin/python3 check.py [--model demo.gguf] [--quiet]
+    /usr/bin/python3 check.py [--model demo.gguf] [--quiet] [--engine ../../build/host/flexserve]
 
 Every matrix is the dequantised Q8_0 of the file. Each answer is made twice, with float32 activations and with
-activations rounded to Q8_0, and must be the same: so an engine of either kind should give it, token for token.
-Ends with 1 when an answer of a "+" question or too many of the others are not what check.txt expects.
+activations rounded to Q8_0, and should be the same: then an engine of either kind gives it, token for token.
+With --engine the C++ engine makes each answer as well, and the two are compared.
+
+Ends with 1 when an answer of a "+" question or too many of the others are not what check.txt expects, or too
+many differ.
 """
 
 import argparse
+import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +23,7 @@ from corpus import load_check
 
 FOLDER = Path(__file__).parent
 HELD_OUT_SHARE = 0.9  # of the held-out questions and of the conversations must be answered as expected
+DIFFERING_SHARE = 0.03  # of all answers may hang on a near tie
 LONGEST = 120
 
 
@@ -29,48 +35,71 @@ def prompt_of(system, turns):
     return text + "<|im_start|>assistant\n"
 
 
-def answer(model, tok, system, turns):
-    """-> (answer, its lead: the smallest distance of a chosen logit to the second, did it end by itself)"""
-    stop = (tok.ids[bpe.TURN_END], tok.ids[bpe.END_OF_TEXT])
-    ids, lead = model.greedy(tok.encode(prompt_of(system, turns)), LONGEST, stop)
-    return tok.decode(ids), lead, len(ids) < LONGEST
+class Asker:
+    def __init__(self, path, engine):
+        self.path, self.engine = path, engine
+        self.exact = reference.Model(path)
+        self.rounded = reference.Model(path, quantize_activations=True)
+        self.tok = bpe.Tokenizer.from_metadata(self.exact.meta)
+        self.stop = (self.tok.ids[bpe.TURN_END], self.tok.ids[bpe.END_OF_TEXT])
+
+    def _engine_says(self, prompt, count):
+        command = [self.engine, "generate", self.path, "--ids", ",".join(map(str, prompt)), "-n", str(count),
+                   "--temp", "0", "--json"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return json.loads(done.stdout)["greedy"]
+
+    def answer(self, system, turns):
+        """-> (answer, its lead: the smallest distance of a chosen logit to the second, is it well-formed: the
+        same by all ways of computing it, and ended by itself)"""
+        prompt = self.tok.encode(prompt_of(system, turns))
+        ids, lead = self.exact.greedy(prompt, LONGEST, self.stop)
+        same = ids == self.rounded.greedy(prompt, LONGEST, self.stop)[0]
+        if self.engine:
+            same = same and self._engine_says(prompt, len(ids) + 1)[:len(ids)] == ids
+        return self.tok.decode(ids), lead, same and len(ids) < LONGEST
+
+    def ask(self, case):
+        """Goes through the turns with the model's own answers -> (last answer, lead, are all well-formed)"""
+        turns, lead, good = [], float("inf"), True
+        for question in case.questions:
+            turns.append(question)
+            text, this_lead, this_good = self.answer(case.system, turns)
+            lead, good = min(lead, this_lead), good and this_good
+            turns.append(text)
+        return turns[-1], lead, good
 
 
-def ask(exact, rounded, tok, case):
-    """Goes through the turns of a case with the model's own answers -> (last answer, lead, is it well-formed)"""
-    turns, lead, good = [], float("inf"), True
-    for question in case.questions:
-        turns.append(question)
-        text, this_lead, ended = answer(exact, tok, case.system, turns)
-        good = good and ended and text == answer(rounded, tok, case.system, turns)[0]
-        lead = min(lead, this_lead)
-        turns.append(text)
-    return turns[-1], lead, good
+def kind_of(case):
+    if len(case.questions) > 1 or case.system:
+        return "conversation"
+    return "held out" if case.held_out else "typical"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(FOLDER / "demo.gguf"))
     parser.add_argument("--quiet", action="store_true", help="print only what is not as expected")
+    parser.add_argument("--engine", help="the flexserve program to compare with")
     args = parser.parse_args()
-    exact, rounded = reference.Model(args.model), reference.Model(args.model, quantize_activations=True)
-    tok = bpe.Tokenizer.from_metadata(exact.meta)
+    asker = Asker(args.model, args.engine)
     counts = {"typical": [0, 0], "held out": [0, 0], "conversation": [0, 0]}
-    unstable = 0
+    differing = 0
     for case in load_check():
-        kind = "held out" if case.held_out else "typical" if len(case.questions) == 1 and not case.system else "conversation"
-        text, lead, stable = ask(exact, rounded, tok, case)
-        good = re.search(case.expected, text, re.IGNORECASE | re.DOTALL) is not None
-        counts[kind][0] += good
-        counts[kind][1] += 1
-        unstable += not stable
-        if not (good and stable and args.quiet):
-            marks = ("" if good else "  [unexpected]") + ("" if stable else "  [unstable]")
-            print(f"> {' || '.join(case.questions)}\n{text}  ({kind}, lead {lead:.2f}){marks}\n")
+        text, lead, same = asker.ask(case)
+        good = re.search(case.expected, text, re.IGNORECASE) is not None
+        counts[kind_of(case)][0] += good
+        counts[kind_of(case)][1] += 1
+        differing += not same
+        if not (good and same and args.quiet):
+            marks = ("" if good else "  [unexpected]") + ("" if same else "  [differs]")
+            print(f"> {' || '.join(case.questions)}\n{text}  ({kind_of(case)}, lead {lead:.2f}){marks}\n")
     print(", ".join(f"{kind} {good}/{total}" for kind, (good, total) in counts.items()) +
-          f", {unstable} not the same with rounded activations or without an end")
-    enough = all(good >= total * (1 if kind == "typical" else HELD_OUT_SHARE) for kind, (good, total) in counts.items())
-    return 0 if enough else 1
+          f", {differing} that differ by the way of computing or do not end")
+    enough = {kind: good >= total * (1 if kind == "typical" else HELD_OUT_SHARE)
+              for kind, (good, total) in counts.items()}
+    return 0 if all(enough.values()) and differing <= DIFFERING_SHARE * len(load_check()) else 1
 
 
 if __name__ == "__main__":

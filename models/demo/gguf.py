@@ -87,7 +87,7 @@ def _pad(length):
 
 
 def write(path, metadata, tensors):
-    """metadata: list of (key, kind, value); an array's value is (item kind, list). tensors: list of Tensor."""
+    """metadata: list of (key, kind, value); an array's value is (item kind, list)."""
     head = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(metadata)))
     for key, kind, value in metadata:
         head += _string(key) + struct.pack("<I", kind) + _value(kind, value)
@@ -130,7 +130,7 @@ class _Reader:
 
 
 def read(path):
-    """-> (metadata as a dict, tensors as a dict of float32 arrays). For our own files: it trusts what it reads."""
+    """-> (metadata as a dict, tensors as a dict of float32 arrays). For our own files: it trusts them."""
     with open(path, "rb") as file:
         reader = _Reader(file.read())
     if reader.take(4) != MAGIC or reader.scalar("<I") != VERSION:

@@ -34,7 +34,7 @@ class RmsNorm(nn.Module):
 
 
 def rotate(x, cos, sin):
-    """x [batch, heads, length, head_dim], cos and sin [length, head_dim / 2]; pairs are (i, i + head_dim / 2)."""
+    """x [batch, heads, length, head_dim], cos and sin [length, head_dim / 2]; turns (i, i + head_dim / 2)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
@@ -113,12 +113,14 @@ CHAT_TEMPLATE = (
 def _metadata(c, tok):
     u32, text, f32 = gguf.UINT32, gguf.STRING, gguf.FLOAT32
     normal, control, unused = 1, 3, 5  # llama.cpp's token types
-    kinds = [control if t in bpe.SPECIAL else unused if t.startswith("<|unused_") else normal for t in tok.tokens]
+    kinds = [control if t in bpe.SPECIAL else unused if t.startswith("<|unused_") else normal
+             for t in tok.tokens]
     return [
         ("general.architecture", text, "qwen3"),
         ("general.type", text, "model"),
         ("general.name", text, "FlexServe demo"),
-        ("general.description", text, "Answers simple questions about FlexServe; trained from its own generated text"),
+        ("general.description", text,
+         "Answers simple questions about FlexServe; trained from its own generated text"),
         ("general.size_label", text, "3M"),
         ("general.alignment", u32, gguf.ALIGNMENT),
         ("general.quantization_version", u32, 2),

@@ -1,8 +1,12 @@
 """A Qwen3 forward pass in float32 numpy on the dequantised weights of a GGUF file, one token at a time with a
 KV cache. It shares no code with the trainer or with the C++ engine, so that either can be checked against it.
 
-`quantize_activations` rounds the input of every matrix to Q8_0 blocks first, as engines do that multiply int8 by
-int8; the rest stays float32."""
+`quantize_activations` rounds the input of every matrix to Q8_0 blocks first, as engines do that multiply int8
+by int8; the rest stays float32."""
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy loads it: the matrices are small
 
 import numpy as np
 

@@ -59,8 +59,8 @@ def to_symbols(word):
 
 
 def train_merges(texts, count):
-    """The `count` most frequent pair merges, learned one after the other; ties go to the smaller pair, so that
-    the result depends on the text alone."""
+    """The `count` most frequent pair merges, learned one after the other; ties go to the smaller pair, so
+    that the result depends on the text alone."""
     word_counts = Counter()
     for text, times in Counter(texts).items():
         for word in WORDS.findall(text):

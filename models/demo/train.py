@@ -1,8 +1,9 @@
 """Trains the demo model on one core and writes demo.gguf.
 
-    /usr/bin/python3 train.py --tokens 8000000 --out demo.gguf
+    /usr/bin/python3 train.py --tokens 3000000 --out demo.gguf
 
-Deterministic for a seed, a torch build and a CPU. A checkpoint beside --out lets --resume go on after a break.
+The text and the order of the samples depend on the seed alone, the weights also on the torch build and the
+CPU. A checkpoint beside --out lets --resume go on after a break.
 """
 
 import os
@@ -24,15 +25,16 @@ import tokenizer as bpe
 from corpus import Corpus
 
 FOLDER = Path(__file__).parent
-MERGES = 1261  # with 256 bytes and 3 special tokens: a vocabulary of 1520 and 16 unused, or a little less
-BATCH_TOKENS = 2560
+MERGES = 1261  # with 256 bytes and 3 special tokens a vocabulary of up to 1520, padded to 1536
+BATCH_TOKENS = 1536
+CUT_SHARE = 0.6  # of the conversations end soon after their last answer has begun
 NOT_SPOKEN = 0.1  # the loss weight of what the user or the system says, against 1 for the model's own words
 
 
 def make_tokenizer(seed):
     """Trained on a sample of the corpus."""
     corpus = Corpus(seed)
-    texts = [text for _ in range(40000) for text, _ in corpus.sample()]
+    texts = [text for _ in range(20000) for text, _ in corpus.sample()]
     plain = [bpe.re.sub(r"<\|\w+\|>", "\n", text) for text in texts]
     return bpe.Tokenizer.from_merges(bpe.train_merges(plain, MERGES))
 
@@ -47,12 +49,26 @@ def encode(pieces, tok, context):
     return ids[:context], weights[:context]
 
 
+def cut(sample, rng):
+    """What is hard is to begin the right answer, the rest of it is soon learned: many samples therefore stop a
+    few tokens into the last answer, which leaves time for more questions."""
+    ids, weights = sample
+    start = len(weights)
+    while start and weights[start - 1] == 1.0:
+        start -= 1
+    if start and rng.random() < CUT_SHARE:
+        end = start + rng.randint(4, 16)
+        return ids[:end], weights[:end]
+    return sample
+
+
 def batches(seed, tok, context):
-    """Endless batches [rows, length] of ids and weights; samples of like length go together, so that little is
-    padded, and each sample starts a row, as a prompt does."""
+    """Endless batches [rows, length] of ids and weights; samples of like length go together, so that little
+    is padded, and each sample starts a row, as a prompt does."""
     corpus, order = Corpus(seed), random.Random(seed)
     while True:
-        pool = sorted((encode(corpus.sample(), tok, context) for _ in range(2000)), key=lambda s: len(s[0]))
+        pool = [cut(encode(corpus.sample(), tok, context), order) for _ in range(2000)]
+        pool.sort(key=lambda sample: len(sample[0]))
         groups, group = [], []
         for sample in pool:
             if group and len(sample[0]) * (len(group) + 1) > BATCH_TOKENS:
@@ -85,8 +101,8 @@ def loss_of(net, ids, weights):
 def make_optimizer(net, rate):
     decayed = [p for p in net.parameters() if p.dim() == 2]
     free = [p for p in net.parameters() if p.dim() == 1]
-    return torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": free, "weight_decay": 0.0}],
-                             lr=rate, betas=(0.9, 0.98), eps=1e-9)
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-9)
 
 
 def train(net, tok, args, checkpoint):
@@ -112,19 +128,20 @@ def train(net, tok, args, checkpoint):
         mean = spoken if mean is None else 0.97 * mean + 0.03 * spoken
         seconds = before + time.time() - start
         if step % 50 == 0 or done >= args.tokens:
-            print(f"step {step}  tokens {done}  loss {mean:.4f}  rate {rate:.5f}  {seconds / 60:.1f} min", flush=True)
-        if time.time() - saved > 300:
+            print(f"step {step}  tokens {done}  loss {mean:.4f}  rate {rate:.5f}  {seconds / 60:.1f} min",
+                  flush=True)
+        if time.time() - saved > 300 or done >= args.tokens:
             saved = time.time()
-            torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "done": done, "step": step,
-                        "seconds": seconds}, checkpoint)
+            torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "done": done,
+                        "step": step, "seconds": seconds}, checkpoint)
         if done >= args.tokens:
             return
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=8_000_000)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--tokens", type=int, default=3_000_000)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", default=str(FOLDER / "demo.gguf"))
     parser.add_argument("--resume", action="store_true")
@@ -133,7 +150,7 @@ def main():
     torch.manual_seed(args.seed)
     tok = make_tokenizer(args.seed)
     net = qwen3.Qwen3(qwen3.Config(vocab=len(tok.tokens)))
-    print(f"{sum(p.numel() for p in net.parameters())} weights, {len(tok.tokens)} tokens in the vocabulary", flush=True)
+    print(f"{sum(p.numel() for p in net.parameters())} weights, vocabulary {len(tok.tokens)}", flush=True)
     train(net, tok, args, Path(args.out).with_suffix(".checkpoint"))
     qwen3.export(net, tok, args.out)
     print(f"{args.out}: {os.path.getsize(args.out)} bytes")
