@@ -104,6 +104,7 @@ std::string take(const Json& chunk, Answer& answer) {
         answer.completion_tokens = usage->value("completion_tokens", 0u);
     }
     if (const auto timings = chunk.find("timings"); timings != chunk.end() && timings->is_object()) {
+        answer.prepare_ms = timings->value("prepare_ms", 0.0);
         answer.allocate_ms = timings->value("allocate_ms", 0.0);
         answer.load_ms = timings->value("load_ms", 0.0);
         answer.decrypt_ms = timings->value("decrypt_ms", 0.0);
@@ -235,7 +236,8 @@ std::string to_json(const Answer& answer, const std::string& model, bool is_prot
                  {"interrupted", answer.interrupted},
                  {"usage", {{"prompt_tokens", answer.prompt_tokens}, {"completion_tokens", answer.completion_tokens}}},
                  {"timings",
-                  {{"allocate_ms", answer.allocate_ms},
+                  {{"prepare_ms", answer.prepare_ms},
+                   {"allocate_ms", answer.allocate_ms},
                    {"load_ms", answer.load_ms},
                    {"decrypt_ms", answer.decrypt_ms},
                    {"compute_ms", answer.compute_ms},

@@ -21,7 +21,7 @@ struct Answer {
     std::string finish_reason; ///< "stop", "length"; empty when interrupted
     bool interrupted = false;
     unsigned prompt_tokens = 0, completion_tokens = 0;
-    double allocate_ms = 0, load_ms = 0, decrypt_ms = 0, compute_ms = 0, ttft_ms = 0, tokens_per_second = 0;
+    double prepare_ms = 0, allocate_ms = 0, load_ms = 0, decrypt_ms = 0, compute_ms = 0, ttft_ms = 0, tokens_per_second = 0;
 };
 
 /// Of GET /flexserve/status.

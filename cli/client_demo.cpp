@@ -69,8 +69,8 @@ void print_panel(const Answer& answer, const DeviceStatus& before, const DeviceS
         std::printf("    %-8s %12llu %12llu   (%.1f MiB)\n", row.name, static_cast<unsigned long long>(row.before),
                     static_cast<unsigned long long>(row.during), mebibytes(row.during));
     }
-    std::printf("\n  first token after %.0f ms: allocate %.1f, load %.1f, decrypt %.1f, compute %.1f ms\n", answer.ttft_ms,
-                answer.allocate_ms, answer.load_ms, answer.decrypt_ms, answer.compute_ms);
+    std::printf("\n  first token after %.0f ms (parts overlap): check %.0f, allocate %.0f, load %.0f, decrypt %.0f, compute %.0f\n",
+                answer.ttft_ms, answer.prepare_ms, answer.allocate_ms, answer.load_ms, answer.decrypt_ms, answer.compute_ms);
     std::printf("  %u tokens in, %u tokens out, %.1f tokens/s\n", answer.prompt_tokens, answer.completion_tokens,
                 answer.tokens_per_second);
 }

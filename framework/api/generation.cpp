@@ -107,6 +107,7 @@ void Generation::run() {
 Result<GenerationResult> Generation::generate() {
     if (cancelled()) return fail(ErrorCode::kCancelled, "cancelled");
     GenerationResult result;
+    result.timings.prepare_ms = std::chrono::duration<double, std::milli>(queued_ - received_).count();
     result.timings.queue_ms = milliseconds_since(queued_);
     result.prompt_tokens = static_cast<std::uint32_t>(prompt_.size());
     engine::Session& session = *model_->session;

@@ -31,6 +31,7 @@ struct GenerationOptions {
 
 /// Milliseconds of wall time.
 struct GenerationTimings {
+    double prepare_ms = 0;  ///< checking the request and, for the first one, opening the model
     double queue_ms = 0;    ///< waiting for other requests to end
     double allocate_ms = 0; ///< these three: bringing the model in, when this request was the one that needed it
     double load_ms = 0;

@@ -221,7 +221,8 @@ Json usage_json(const GenerationResult& result) {
 double rounded(double value) { return std::round(value * 1000) / 1000; }
 
 Json timings_json(const GenerationTimings& t) {
-    return {{"queue_ms", rounded(t.queue_ms)},
+    return {{"prepare_ms", rounded(t.prepare_ms)},
+            {"queue_ms", rounded(t.queue_ms)},
             {"allocate_ms", rounded(t.allocate_ms)},
             {"load_ms", rounded(t.load_ms)},
             {"decrypt_ms", rounded(t.decrypt_ms)},

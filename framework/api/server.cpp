@@ -21,6 +21,8 @@ constexpr std::size_t kMaxWaitingGenerations = 3;
 constexpr time_t kReadSeconds = 10, kWriteSeconds = 10, kKeepAliveSeconds = 5;
 constexpr std::size_t kKeepAliveRequests = 100;
 constexpr std::chrono::milliseconds kPollInterval(100);
+constexpr std::chrono::milliseconds kReclaimWait(500);
+constexpr int kReclaimAttempts = 20;
 constexpr const char* kJson = "application/json";
 
 void send_error(httplib::Response& response, const Error& error) {
@@ -212,8 +214,12 @@ ServerStatus Server::State::status() {
 
 void Server::State::give_back_on_demand() {
     while (!stopping) {
-        const std::uint64_t bytes = port.wait_reclaim(std::chrono::milliseconds(500));
-        if (bytes > 0) models.give_back(bytes);
+        std::uint64_t bytes = port.wait_reclaim(kReclaimWait);
+        // What is computing cannot go; a short answer may end in time for the one who asked.
+        for (int attempt = 0; bytes > 0 && attempt < kReclaimAttempts && !stopping; ++attempt) {
+            bytes -= std::min(bytes, models.give_back(bytes));
+            if (bytes > 0) std::this_thread::sleep_for(kPollInterval);
+        }
     }
 }
 

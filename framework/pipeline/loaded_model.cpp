@@ -47,6 +47,11 @@ bool LoadedModel::failed() const {
     return error_.has_value();
 }
 
+bool LoadedModel::settled() const {
+    const std::lock_guard lock(mutex_);
+    return error_.has_value() || loaded_ == model_->stages();
+}
+
 engine::Stage LoadedModel::stages_loaded() const {
     const std::lock_guard lock(mutex_);
     return loaded_;
@@ -55,6 +60,11 @@ engine::Stage LoadedModel::stages_loaded() const {
 LoadTimes LoadedModel::take_times() {
     const std::lock_guard lock(mutex_);
     return std::exchange(times_, LoadTimes());
+}
+
+void LoadedModel::add_times(const LoadTimes& times) {
+    const std::lock_guard lock(mutex_);
+    times_ += times;
 }
 
 void LoadedModel::load_all() {
@@ -71,9 +81,18 @@ void LoadedModel::load_all() {
     }
 }
 
+/// The stage's weights, after others have made room if they must. No lock is held here: making room waits for threads.
+Result<memory::FlexBuffer> LoadedModel::fetch(engine::Stage stage, LoadTimes& times) {
+    for (;;) {
+        auto buffer = source_->stage(stage, times);
+        if (buffer || buffer.error().code != ErrorCode::kOutOfMemory || !make_room_ || stop_) return buffer;
+        if (make_room_(1) == 0) return buffer;
+    }
+}
+
 Status LoadedModel::load_stage(engine::Stage stage) {
     LoadTimes times;
-    FLEX_ASSIGN(auto buffer, source_->stage(stage, times));
+    FLEX_ASSIGN(auto buffer, fetch(stage, times));
     for (const package::TensorPlace& place : places_) {
         if (place.stage != stage) continue;
         if (place.offset % package::kTensorAlignment != 0 || place.offset > buffer.bytes().size() ||

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -35,11 +36,18 @@ public:
     /// Begins to bring in the weights in the background; further calls do nothing.
     void start_loading();
     [[nodiscard]] bool failed() const;
+    /// Loading has ended, one way or the other: the loader waits for nothing any more.
+    [[nodiscard]] bool settled() const;
     [[nodiscard]] engine::Stage stages_loaded() const;
     [[nodiscard]] std::uint64_t bytes_loaded() const { return bytes_; }
 
+    /// Called (on the loader's thread) when memory is short; returns what it freed. Set before start_loading().
+    void set_make_room(std::function<std::uint64_t(std::uint64_t bytes)> make_room) { make_room_ = std::move(make_room); }
+
     /// Time spent on bringing in this model since the last call (so each nanosecond is reported once).
     package::LoadTimes take_times();
+    /// Adds the time of something else that this model needed.
+    void add_times(const package::LoadTimes& times);
 
     // engine::WeightGate
     Status acquire(engine::Stage stage) override;
@@ -50,12 +58,14 @@ private:
     Status load_metadata();
     void load_all();
     Status load_stage(engine::Stage stage);
+    Result<memory::FlexBuffer> fetch(engine::Stage stage, package::LoadTimes& times);
 
     std::unique_ptr<WeightSource> source_; // used by load_metadata, then by the loader alone
     std::optional<engine::Model> model_;
     std::optional<tokenizer::Tokenizer> tokenizer_;
     std::optional<tokenizer::ChatTemplate> chat_template_;
     std::vector<package::TensorPlace> places_;
+    std::function<std::uint64_t(std::uint64_t)> make_room_;
 
     mutable std::mutex mutex_;
     std::condition_variable arrived_;

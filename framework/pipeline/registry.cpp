@@ -6,8 +6,18 @@ namespace flex::pipeline {
 
 namespace {
 constexpr std::string_view kSuffix = ".flex";
+constexpr std::uint32_t kMaxDefaultContext = 4096;
+constexpr std::uint32_t kMinDefaultContext = 256;
+constexpr std::uint64_t kFrameBytes = 4096;
 using Clock = std::chrono::steady_clock;
 } // namespace
+
+std::uint32_t default_context(const engine::ModelShape& shape, std::uint64_t memory_bytes) {
+    const std::uint32_t most = std::min(shape.context, kMaxDefaultContext);
+    if (memory_bytes == 0) return most;
+    const std::uint64_t fits = memory_bytes / 4 / shape.kv_bytes(1);
+    return std::min(most, std::max(static_cast<std::uint32_t>(std::min<std::uint64_t>(fits, most)), kMinDefaultContext));
+}
 
 Registry::Registry(port::Port& port, const RegistryOptions& options)
     : port_(port), options_(options), trust_(port), pool_(options.threads) {}
@@ -47,51 +57,82 @@ Result<std::unique_ptr<WeightSource>> Registry::source(const std::string& name) 
 Result<std::shared_ptr<ServedModel>> Registry::open(const std::string& name) {
     FLEX_ASSIGN(auto weights_source, source(name));
     FLEX_ASSIGN(auto weights, LoadedModel::open(std::move(weights_source)));
+    weights->set_make_room([this](std::uint64_t bytes) { return make_room(bytes); });
     auto served = std::make_shared<ServedModel>();
     engine::SessionOptions options;
-    options.context = options_.context;
     options.gate = weights.get();
+    options.context = options_.context;
+    if (options.context == 0) {
+        std::uint64_t frames = 0;
+        for (const std::uint64_t count : port_.memory_info().frames) frames += count;
+        options.context = default_context(weights->model().shape(), frames * kFrameBytes);
+    }
+    const auto begin = Clock::now();
     FLEX_ASSIGN(served->session, engine::Session::create(weights->model(), pool_, options));
+    package::LoadTimes times;
+    times.allocate_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(Clock::now() - begin).count());
+    weights->add_times(times);
     served->weights = std::move(weights);
     return served;
 }
 
-Result<std::shared_ptr<ServedModel>> Registry::get(const std::string& name) {
-    const std::lock_guard lock(mutex_);
+/// mutex_ is held. What must go is moved to `dropped`: it is destroyed after the lock, because that waits for a loader
+/// which may be waiting for the lock itself.
+Result<std::shared_ptr<ServedModel>> Registry::get_or_open(const std::string& name, Models& dropped) {
     auto found = models_.find(name);
     if (found != models_.end() && found->second.model->weights->failed()) {
-        models_.erase(found); // a damaged file may have been mended since
+        dropped.push_back(std::move(found->second.model)); // a damaged file may have been mended since
+        models_.erase(found);
         found = models_.end();
     }
     if (found == models_.end()) {
-        auto opened = open(name);
-        while (!opened && opened.error().code == ErrorCode::kOutOfMemory && drop_idle(1) > 0) opened = open(name);
-        if (!opened) return opened.error();
-        found = models_.emplace(name, Entry{std::move(*opened), {}}).first;
+        FLEX_ASSIGN(auto opened, open(name));
+        found = models_.emplace(name, Entry{std::move(opened), {}}).first;
     }
     found->second.last_use = Clock::now();
     found->second.model->weights->start_loading();
     return found->second.model;
 }
 
-std::uint64_t Registry::drop_idle(std::uint64_t bytes) {
+Result<std::shared_ptr<ServedModel>> Registry::get(const std::string& name) {
+    for (;;) {
+        Models dropped;
+        const std::lock_guard lock(mutex_);
+        auto model = get_or_open(name, dropped);
+        if (model || model.error().code != ErrorCode::kOutOfMemory || take_idle(1, dropped) == 0) return model;
+    }
+}
+
+/// mutex_ is held.
+std::uint64_t Registry::take_idle(std::uint64_t bytes, Models& taken, bool settled_only) {
     std::uint64_t freed = 0;
     while (freed < bytes) {
         auto victim = models_.end();
         for (auto entry = models_.begin(); entry != models_.end(); ++entry) {
-            const bool idle = entry->second.model.use_count() == 1;
+            const auto& model = entry->second.model;
+            const bool idle = model.use_count() == 1 && (!settled_only || model->weights->settled());
             if (idle && (victim == models_.end() || entry->second.last_use < victim->second.last_use)) victim = entry;
         }
         if (victim == models_.end()) break;
         freed += std::max<std::uint64_t>(victim->second.model->weights->bytes_loaded(), 1);
+        taken.push_back(std::move(victim->second.model));
         models_.erase(victim);
     }
     return freed;
 }
 
-std::uint64_t Registry::give_back(std::uint64_t bytes) {
+/// For loaders. Destroying a model waits for its loader, so a loader may only destroy models whose loaders are done:
+/// neither its own nor one that may be waiting for it.
+std::uint64_t Registry::make_room(std::uint64_t bytes) {
+    Models taken;
     const std::lock_guard lock(mutex_);
-    return drop_idle(bytes);
+    return take_idle(bytes, taken, true);
+}
+
+std::uint64_t Registry::give_back(std::uint64_t bytes) {
+    Models taken; // outlives the lock
+    const std::lock_guard lock(mutex_);
+    return take_idle(bytes, taken);
 }
 
 std::vector<ModelStatus> Registry::status() const {

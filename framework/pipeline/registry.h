@@ -15,6 +15,10 @@
 
 namespace flex::pipeline {
 
+/// Tokens for a session where nobody said: what the model was trained for, at most 4096, and with a KV cache of at most a
+/// quarter of the machine's memory (0: unknown, no limit).
+[[nodiscard]] std::uint32_t default_context(const engine::ModelShape& shape, std::uint64_t memory_bytes);
+
 /// A model in memory with the one session that computes with it.
 struct ServedModel {
     std::unique_ptr<LoadedModel> weights; // the session computes with it, so it goes after the session
@@ -27,7 +31,7 @@ struct ServedModel {
 
 struct RegistryOptions {
     unsigned threads = 1;      ///< that compute
-    std::uint32_t context = 0; ///< tokens per session; 0: what the model was trained for, at most 4096
+    std::uint32_t context = 0; ///< tokens per session; 0: see default_context
 };
 
 struct ModelStatus {
@@ -67,9 +71,12 @@ private:
         std::shared_ptr<ServedModel> model;
         std::chrono::steady_clock::time_point last_use;
     };
+    using Models = std::vector<std::shared_ptr<ServedModel>>;
     Result<std::shared_ptr<ServedModel>> open(const std::string& name);
     Result<std::unique_ptr<WeightSource>> source(const std::string& name);
-    std::uint64_t drop_idle(std::uint64_t bytes);
+    Result<std::shared_ptr<ServedModel>> get_or_open(const std::string& name, Models& dropped);
+    std::uint64_t take_idle(std::uint64_t bytes, Models& taken, bool settled_only = false);
+    std::uint64_t make_room(std::uint64_t bytes);
 
     port::Port& port_;
     RegistryOptions options_;

@@ -1,0 +1,160 @@
+// Several models in little memory.
+#include "pipeline/registry.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+
+#include "package/seal.h"
+#include "port/identity.h"
+#include "temporary_folder.h"
+
+namespace flex::pipeline {
+namespace {
+
+/// Linux with a budget: what is over it is refused, as the normal world of a device may refuse at any time.
+class SmallPort final : public port::Port {
+public:
+    SmallPort(std::unique_ptr<port::Port> below, std::uint64_t budget) : below_(std::move(below)), budget_(budget) {}
+
+    void set_budget(std::uint64_t bytes) { budget_ = bytes; }
+    [[nodiscard]] std::uint64_t used() const { return below_->memory_info().mapped_bytes; }
+
+    [[nodiscard]] bool is_protected() const override { return true; }
+    [[nodiscard]] const char* name() const override { return "small"; }
+    Result<port::Block> allocate(std::size_t bytes) override {
+        if (used() + bytes > budget_) return fail(ErrorCode::kOutOfMemory, "no memory left");
+        return below_->allocate(bytes);
+    }
+    void free(port::Block block) override { below_->free(block); }
+    Result<port::LoadedBlock> load(int file, std::uint64_t offset, std::size_t bytes) override {
+        if (used() + bytes > budget_) return fail(ErrorCode::kOutOfMemory, "no memory left");
+        return below_->load(file, offset, bytes);
+    }
+    Result<crypto::Secret32> device_key(std::string_view label) override { return below_->device_key(label); }
+    Result<std::vector<std::byte>> read_secure_store() override { return below_->read_secure_store(); }
+    Status write_secure_store(std::span<const std::byte> content) override { return below_->write_secure_store(content); }
+    std::uint64_t wait_reclaim(std::chrono::milliseconds timeout) override { return below_->wait_reclaim(timeout); }
+    port::MemoryInfo memory_info() override { return below_->memory_info(); }
+    [[nodiscard]] const std::string& store_folder() const override { return below_->store_folder(); }
+    [[nodiscard]] port::Endpoint default_endpoint() const override { return below_->default_endpoint(); }
+
+private:
+    std::unique_ptr<port::Port> below_;
+    std::atomic<std::uint64_t> budget_;
+};
+
+constexpr std::uint64_t kMiB = 1u << 20;
+
+class RegistryTest : public testing::Test {
+protected:
+    void SetUp() override {
+        auto native = port::make_native_port(folder_.path()).value();
+        ASSERT_TRUE(port::provision_native(folder_.path(), home_.path()).ok());
+        port_ = std::make_unique<SmallPort>(std::move(native), 100 * kMiB);
+        for (const char* name : {"a", "b"}) {
+            package::SealOptions options;
+            options.source = FLEX_SOURCE_DIR "/models/demo/demo.gguf";
+            options.name = name;
+            options.target = folder_.path() + "/store/" + name + ".flex";
+            options.device = crypto::x25519_public(port_->device_key(port::kPackageKeyLabel).value()).value();
+            ASSERT_TRUE(package::seal(options, port::publisher_key(home_.path()).value()).ok());
+        }
+        registry_.emplace(*port_, RegistryOptions{1, 64});
+    }
+    /// All of the model's weights, or the error that stopped them.
+    static Status load(ServedModel& model) { return model.weights->acquire(model.weights->model().stages() - 1); }
+
+    test::TemporaryFolder folder_, home_;
+    std::unique_ptr<SmallPort> port_;
+    std::optional<Registry> registry_;
+};
+
+TEST_F(RegistryTest, a_model_is_opened_once_and_stays) {
+    const auto first = registry_->get("a").value();
+    EXPECT_EQ(first, registry_->get("a").value());
+    ASSERT_TRUE(load(*first).ok());
+    EXPECT_EQ(registry_->names().value(), (std::vector<std::string>{"a", "b"}));
+    EXPECT_EQ(registry_->status().size(), 1u);
+}
+
+TEST_F(RegistryTest, an_idle_model_makes_room_for_the_next) {
+    {
+        const auto a = registry_->get("a").value();
+        ASSERT_TRUE(load(*a).ok());
+    }
+    port_->set_budget(port_->used() + kMiB); // a whole b does not fit beside a
+    const auto b = registry_->get("b").value();
+    EXPECT_TRUE(load(*b).ok());
+    ASSERT_EQ(registry_->status().size(), 1u);
+    EXPECT_EQ(registry_->status()[0].name, "b");
+}
+
+TEST_F(RegistryTest, a_model_in_use_never_makes_room) {
+    const auto a = registry_->get("a").value();
+    ASSERT_TRUE(load(*a).ok());
+    port_->set_budget(port_->used() + kMiB);
+    const auto b = registry_->get("b");
+    if (b) {
+        const auto status = load(**b);
+        ASSERT_FALSE(status.ok());
+        EXPECT_EQ(status.error().code, ErrorCode::kOutOfMemory);
+    } else {
+        EXPECT_EQ(b.error().code, ErrorCode::kOutOfMemory);
+    }
+    EXPECT_EQ(registry_->get("a").value(), a);
+}
+
+TEST_F(RegistryTest, after_a_shortage_the_model_can_be_had_again) {
+    port_->set_budget(kMiB);
+    auto refused = registry_->get("a");
+    if (refused) { EXPECT_FALSE(load(**refused).ok()); }
+    refused = fail(ErrorCode::kInternal, "let it go");
+    port_->set_budget(100 * kMiB);
+    const auto a = registry_->get("a").value();
+    EXPECT_TRUE(load(*a).ok());
+}
+
+// Its loader must neither drop the model it works for nor wait for itself.
+TEST_F(RegistryTest, a_model_whose_client_left_during_a_shortage_does_no_harm) {
+    for (std::uint64_t budget = kMiB; budget < 6 * kMiB; budget += kMiB) {
+        port_->set_budget(budget);
+        static_cast<void>(registry_->get("a"));
+        static_cast<void>(registry_->get("b"));
+    }
+    port_->set_budget(100 * kMiB);
+    EXPECT_TRUE(load(*registry_->get("a").value()).ok());
+}
+
+TEST_F(RegistryTest, giving_back_returns_all_memory) {
+    { ASSERT_TRUE(load(*registry_->get("a").value()).ok()); }
+    { ASSERT_TRUE(load(*registry_->get("b").value()).ok()); }
+    EXPECT_GT(registry_->give_back(UINT64_MAX), 6 * kMiB);
+    EXPECT_EQ(port_->used(), 0u);
+}
+
+TEST_F(RegistryTest, a_plain_gguf_is_refused_where_memory_is_protected) {
+    const auto added = registry_->add_gguf("plain", FLEX_SOURCE_DIR "/models/demo/demo.gguf");
+    ASSERT_FALSE(added.ok());
+    EXPECT_EQ(added.error().code, ErrorCode::kUnsupported);
+}
+
+TEST(DefaultContext, the_kv_cache_takes_at_most_a_quarter_of_the_machine) {
+    engine::ModelShape shape;
+    shape.layers = 28;
+    shape.kv_heads = 8;
+    shape.head_size = 128;
+    shape.context = 40960;
+    EXPECT_EQ(default_context(shape, 0), 4096u);
+    EXPECT_EQ(default_context(shape, 16ull << 30), 4096u);
+    const std::uint32_t small = default_context(shape, 2ull << 30);
+    EXPECT_LT(small, 4096u);
+    EXPECT_LE(shape.kv_bytes(small), 512 * kMiB);
+    EXPECT_GT(shape.kv_bytes(small + 1), 512 * kMiB);
+    EXPECT_EQ(default_context(shape, kMiB), 256u);
+    shape.context = 100;
+    EXPECT_EQ(default_context(shape, kMiB), 100u);
+}
+
+} // namespace
+} // namespace flex::pipeline
