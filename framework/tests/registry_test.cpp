@@ -123,6 +123,8 @@ TEST_F(RegistryTest, a_model_whose_client_left_during_a_shortage_does_no_harm) {
         static_cast<void>(registry_->get("b"));
     }
     port_->set_budget(100 * kMiB);
+    // A loader that was refused before the budget rose may still be about to say so: that request fails, the next does not.
+    if (const auto a = registry_->get("a").value(); !load(*a)) { EXPECT_TRUE(a->weights->failed()); }
     EXPECT_TRUE(load(*registry_->get("a").value()).ok());
 }
 
