@@ -117,6 +117,7 @@ enter_virtual:
     mov x0, #(3 << 20) /* CPACR_EL1.FPEN: the kernel itself uses no FP registers */
     msr cpacr_el1, x0
     msr mdscr_el1, xzr
+    msr pan, #1 /* as every exception will set it (SCTLR_EL1.SPAN) */
     ldr x0, =cores
     ldr x1, =core_bytes
     ldr x1, [x1]

@@ -96,9 +96,8 @@ void Areas::merge(u64 begin, u64 end) {
     while (i + 1 < count_ && areas_[i].begin <= end) {
         Area& a = areas_[i];
         const Area& b = areas_[i + 1];
-        /* Flex areas keep their borders: each is one allocation of the program. */
-        if (a.end == b.begin && a.protection == b.protection && a.backing == Backing::Zero &&
-            b.backing == Backing::Zero) {
+        const bool plain = a.backing == Backing::Zero || a.backing == Backing::Flex;
+        if (a.end == b.begin && a.protection == b.protection && a.backing == b.backing && plain) {
             a.end = b.end;
             erase(i + 1);
         } else {

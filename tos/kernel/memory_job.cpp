@@ -37,8 +37,11 @@ bool take_ranges(Thread& thread, MemoryJob& job, const RpcAnswer& answer, u64 by
     job.offset = 0;
     job.count = min<u32>(static_cast<u32>(answer.result), MemoryJob::kRanges);
     copy_bytes(job.list, slot_data(thread.slot), job.count * sizeof(flex_range_t));
-    const Adoption adoption =
-        adopt_ranges(g_frames, Span<const flex_range_t>(job.list, job.count), bytes / kPageBytes);
+    Adoption adoption;
+    {
+        Unlocked unlocked; /* the list is the thread's own, the table needs no lock */
+        adoption = adopt_ranges(g_frames, Span<const flex_range_t>(job.list, job.count), bytes / kPageBytes);
+    }
     job.count = adoption.adopted;
     g_statistics.adopted += adoption.frames;
     if (!adoption.good) {

@@ -345,6 +345,115 @@ void reclaim() {
     std::printf("reclaim: %ld\n", bytes);
 }
 
+/* ---- Random system calls: nothing the program asks for may hurt the trusted OS ---- */
+
+std::atomic<long> fuzz_calls = 0;
+unsigned char* fuzz_arena;
+
+uint64_t next_random(uint64_t& state) { /* xorshift64* (Vigna) */
+    state ^= state >> 12;
+    state ^= state << 25;
+    state ^= state >> 27;
+    return state * 0x2545f4914f6cdd1d;
+}
+
+uint64_t fuzz_argument(uint64_t& state) {
+    const uint64_t interesting[] = {0,
+                                    1,
+                                    2,
+                                    3,
+                                    4,
+                                    5,
+                                    8,
+                                    16,
+                                    255,
+                                    4096,
+                                    65408,
+                                    1 << 21,
+                                    0x7fffffff,
+                                    0xffffffff,
+                                    ~0ull,
+                                    ~4095ull,
+                                    1ull << 62,
+                                    0x7ffffff000,
+                                    0xffffff800e100000,
+                                    0xffffff8044000000,
+                                    0x40000000,
+                                    0x400000,
+                                    8589934592};
+    const uint64_t kind = next_random(state) % 8;
+    if (kind < 3) return interesting[next_random(state) % (sizeof interesting / sizeof *interesting)];
+    if (kind < 6) return reinterpret_cast<uint64_t>(fuzz_arena) + next_random(state) % (64 * 4096);
+    if (kind == 6) return next_random(state) % 300;
+    return next_random(state);
+}
+
+void fuzz_thread(uint64_t seed) {
+    uint64_t state = seed * 0x9e3779b97f4a7c15 + 1;
+    for (int i = 0; i < 3000; i++) {
+        const uint64_t r = next_random(state) % 12;
+        long number = static_cast<long>(next_random(state) % 460);
+        if (r == 0) number = static_cast<long>(4096 + next_random(state) % 20);
+        if (r == 1) number = static_cast<long>(next_random(state));
+        uint64_t a[6];
+        for (uint64_t& one : a) one = fuzz_argument(state);
+        switch (number) {
+        case 93:
+        case 94:
+        case 129:
+        case 130:
+        case 131:
+        case 220:
+            continue; /* they end or multiply it */
+        case 98:
+            if (a[3] == 0) continue;
+            break; /* waits for ever, legitimately */
+        case 57:
+            if (a[0] < 3) continue; /* the last line shall be seen */
+            break;
+        case 72:
+        case 73:
+        case 101:
+        case 115:
+            continue;
+        case 214:
+        case 215:
+        case 216:
+        case 222:
+        case 226:
+        case 233:
+        case 4097: /* only in the arena */
+            a[0] = reinterpret_cast<uint64_t>(fuzz_arena) + next_random(state) % 64 * 4096;
+            a[1] = next_random(state) % 80 * 4096 + next_random(state) % 2;
+            break;
+        case 4096:
+            a[0] %= 8 * kMega;
+            break;
+        case FLEX_SYS_RECLAIM_WAIT:
+            a[0] = 1000;
+            break;
+        }
+        syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+        fuzz_calls++;
+    }
+}
+
+void fuzz() {
+    const size_t bytes = 256 * 4096;
+    fuzz_arena = static_cast<unsigned char*>(
+                     mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) +
+                 96 * 4096;
+    const uint64_t seed = now_us();
+    std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
+    for (uint64_t t = 0; t < 12; t++) std::thread(fuzz_thread, seed + t).detach();
+    for (long before = -1; before != fuzz_calls;) {
+        before = fuzz_calls;
+        sleep(2);
+    }
+    std::printf("%ld calls\n", fuzz_calls.load());
+    std::_Exit(0);
+}
+
 /* ---- Ends ---- */
 
 [[gnu::noinline]] void deep(int level) {
@@ -411,6 +520,7 @@ int main() {
         {"secrets", secrets},
         {"protection", protection},
         {"reclaim", reclaim},
+        {"fuzz", fuzz},
         {"wild-pointer", wild_pointer},
         {"kernel-pointer", kernel_pointer},
         {"undefined-instruction", undefined_instruction},

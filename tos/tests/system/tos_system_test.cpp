@@ -204,6 +204,15 @@ TEST(TrustedOs, ends_a_program_whose_threads_are_busy_and_hands_all_frames_back)
     EXPECT_NE(text.find("has ended, code 5"), std::string::npos) << text;
 }
 
+TEST(TrustedOs, survives_random_system_calls_of_its_program) {
+    for (int round = 0; round < 3; round++) {
+        const std::string text = machine->run("fuzz");
+        EXPECT_EQ(text.find("panic"), std::string::npos) << text;
+        EXPECT_NE(text.find("calls\n"), std::string::npos) << text;
+    }
+    expect_good(machine->run("protection"));
+}
+
 TEST(TrustedOs, stops_a_spinning_program_when_asked_and_leaves_the_cores_to_linux_meanwhile) {
     const std::string text = machine->run("spin", "spinning", [] {
         /* The program has taken every core it was lent, and yet Linux answers. */
