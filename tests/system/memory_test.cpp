@@ -1,4 +1,5 @@
 // Memory goes to and fro between Linux and the secure world, and runs out.
+#include <iostream>
 #include <sstream>
 #include <thread>
 
@@ -49,29 +50,40 @@ TEST_F(MemoryTest, an_absurd_reclaim_is_refused) {
     expect_unharmed();
 }
 
-TEST_F(MemoryTest, loading_again_and_again_loses_no_frame) {
+TEST_F(MemoryTest, a_model_that_went_leaves_little_behind) {
+    // What the program holds: the trusted OS may keep some adopted frames in store.
+    const auto held = [] { return target().stat("monitor/frames_adopted") - target().stat("tos/pool_frames"); };
+    constexpr int kTimes = 4;
+    expect_unharmed();
     ASSERT_TRUE(target().drop_models());
     std::this_thread::sleep_for(1s);
-    const std::uint64_t before = target().stat("lent_bytes");
-    for (int i = 0; i < 5; ++i) {
+    const std::uint64_t before = held();
+    for (int i = 0; i < kTimes; ++i) {
         expect_unharmed();
         ASSERT_TRUE(target().drop_models());
     }
-    EXPECT_TRUE(wait_until([&] { return target().stat("lent_bytes") <= before + (1u << 20); }))
-        << before << " bytes were lent before, " << target().stat("lent_bytes") << " are now";
+    // The heaps of the program's threads keep some of what they were given; the weights must not be part of it.
+    const std::uint64_t weights = std::filesystem::file_size(target().model_file()) / 4096;
+    EXPECT_TRUE(wait_until([&] { return held() <= before + kTimes * weights / 2; }))
+        << before << " frames were held before, " << held() << " are now; the weights have " << weights;
 }
 
 TEST_F(MemoryTest, no_memory_left_in_linux_fails_the_request_and_nothing_else) {
     ASSERT_TRUE(target().drop_models());
-    // A file in RAM takes what there is; what stays is less than the model needs.
-    const std::uint64_t fill = meminfo("MemAvailable") / (1 << 20);
+    // A file in RAM takes what there is but for 4 MiB: enough for a shell, too little for the model with its KV cache.
+    const std::uint64_t coarse = meminfo("MemAvailable") / (1 << 20) - 96;
     target().exec("mkdir -p /run/fill; mount -t tmpfs -o size=100% tmpfs /run/fill; dd if=/dev/zero of=/run/fill/file bs=1M count=" +
-                      std::to_string(fill) + " 2>/dev/null; true", 120s);
+                      std::to_string(coarse) + " 2>/dev/null; n=0; while [ $(awk '/^MemAvailable/{print $2}' /proc/meminfo) -gt 4096 ] && [ $n -lt 200 ]; do "
+                      "n=$((n+1)); dd if=/dev/zero of=/run/fill/file$n bs=1M count=1 2>/dev/null; done; true", 180s);
     const attack::Completion answer = target().api().complete(target().reference_query());
-    EXPECT_TRUE(!answer.ok || answer.same_as(target().reference())) << answer.text;
-    if (!answer.ok && answer.status != 0) {
+    if (answer.ok) {
+        // Linux found some in its caches after all: then the answer must be right.
+        EXPECT_TRUE(answer.same_as(target().reference())) << answer.text;
+    } else if (answer.status != 0) {
+        EXPECT_EQ(answer.status, 503) << answer.error;
         EXPECT_NE(answer.error.find("memory"), std::string::npos) << answer.error;
     }
+    std::cout << "with no memory left: " << (answer.ok ? "answered" : answer.error) << "\n";
     target().exec("umount /run/fill", 60s);
     expect_unharmed();
     EXPECT_EQ(target().exec("dmesg | grep -c 'Kernel panic\\|Oops'; true"), "0\n");
