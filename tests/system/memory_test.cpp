@@ -68,25 +68,36 @@ TEST_F(MemoryTest, a_model_that_went_leaves_little_behind) {
         << before << " frames were held before, " << held() << " are now; the weights have " << weights;
 }
 
-TEST_F(MemoryTest, no_memory_left_in_linux_fails_the_request_and_nothing_else) {
+TEST_F(MemoryTest, no_memory_left_in_linux_costs_at_most_the_request) {
     ASSERT_TRUE(target().drop_models());
-    // A file in RAM takes what there is but for 4 MiB: enough for a shell, too little for the model with its KV cache.
+    // A file in RAM takes what there is but for a few MiB, too little for the model with its KV cache. Linux may kill the agent
+    // over it: that is Linux' affair.
+    const auto exec_and_maybe_lose = [](const std::string& line, std::chrono::seconds patience) {
+        try {
+            target().exec(line, patience);
+            return true;
+        } catch (const platform::DeviceError&) {
+            return false;
+        }
+    };
     const std::uint64_t coarse = meminfo("MemAvailable") / (1 << 20) - 96;
-    target().exec("mkdir -p /run/fill; mount -t tmpfs -o size=100% tmpfs /run/fill; dd if=/dev/zero of=/run/fill/file bs=1M count=" +
-                      std::to_string(coarse) + " 2>/dev/null; n=0; while [ $(awk '/^MemAvailable/{print $2}' /proc/meminfo) -gt 4096 ] && [ $n -lt 200 ]; do "
-                      "n=$((n+1)); dd if=/dev/zero of=/run/fill/file$n bs=1M count=1 2>/dev/null; done; true", 180s);
-    const attack::Completion answer = target().api().complete(target().reference_query());
+    const bool filled = exec_and_maybe_lose(
+        "mkdir -p /run/fill; mount -t tmpfs -o size=100% tmpfs /run/fill; dd if=/dev/zero of=/run/fill/file bs=1M count=" + std::to_string(coarse) +
+            " 2>/dev/null; n=0; while [ $(awk '/^MemAvailable/{print $2}' /proc/meminfo) -gt 4096 ] && [ $n -lt 200 ]; do n=$((n+1)); "
+            "dd if=/dev/zero of=/run/fill/file$n bs=1M count=1 2>/dev/null; done; true", 90s);
+    attack::Query query = target().reference_query();
+    query.timeout = 20s;
+    const attack::Completion answer = target().api().complete(query);
+    std::cout << (filled ? "" : "Linux killed the agent; ") << "the request: " << (answer.ok ? "answered" : answer.error) << "\n";
     if (answer.ok) {
-        // Linux found some in its caches after all: then the answer must be right.
         EXPECT_TRUE(answer.same_as(target().reference())) << answer.text;
     } else if (answer.status != 0) {
         EXPECT_EQ(answer.status, 503) << answer.error;
         EXPECT_NE(answer.error.find("memory"), std::string::npos) << answer.error;
     }
-    std::cout << "with no memory left: " << (answer.ok ? "answered" : answer.error) << "\n";
-    target().exec("umount /run/fill", 60s);
-    expect_unharmed();
-    EXPECT_EQ(target().exec("dmesg | grep -c 'Kernel panic\\|Oops'; true"), "0\n");
+    EXPECT_TRUE(wait_until([&] { return exec_and_maybe_lose("umount /run/fill 2>/dev/null; [ ! -e /run/fill/file ]", 10s); }, 60s));
+    const auto damage = target().damage(60s);
+    EXPECT_FALSE(damage.has_value()) << *damage;
 }
 
 } // namespace
