@@ -6,19 +6,18 @@
 
 namespace flex::tos {
 
-/* First come, first served. */
+/* Not fair, on purpose: with a queue, one core that its hypervisor (or a debugger) holds up would hold up all behind it. */
 class SpinLock {
 public:
     void lock() {
-        const u32 mine = __atomic_fetch_add(&next_, 1, __ATOMIC_RELAXED);
-        while (__atomic_load_n(&serving_, __ATOMIC_ACQUIRE) != mine) asm volatile("yield");
+        while (__atomic_exchange_n(&taken_, true, __ATOMIC_ACQUIRE)) {
+            while (__atomic_load_n(&taken_, __ATOMIC_RELAXED)) asm volatile("yield");
+        }
     }
-    void unlock() { __atomic_store_n(&serving_, serving_ + 1, __ATOMIC_RELEASE); }
-    /* For a panic, which must not wait for a lock that its own core may hold. */
-    [[nodiscard]] bool free() const { return __atomic_load_n(&next_, __ATOMIC_RELAXED) == serving_; }
+    void unlock() { __atomic_store_n(&taken_, false, __ATOMIC_RELEASE); }
 
 private:
-    u32 next_ = 0, serving_ = 0;
+    bool taken_ = false;
 };
 
 /* Guards everything declared in kernel/ unless said otherwise. */
