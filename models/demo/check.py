@@ -22,7 +22,7 @@ import tokenizer as bpe
 from corpus import load_check
 
 FOLDER = Path(__file__).parent
-HELD_OUT_SHARE = 0.9  # of the held-out questions and of the conversations must be answered as expected
+HELD_OUT_SHARE = 0.75  # of the held-out questions and of the conversations: below it something is broken
 DIFFERING_SHARE = 0.03  # of all answers may hang on a near tie
 LONGEST = 120
 

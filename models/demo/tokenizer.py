@@ -4,7 +4,6 @@ A text is split into words by Qwen2's pattern, each word becomes a string of byt
 256 printable characters), and symbols are joined by the merges in the order in which they were learned.
 """
 
-import json
 import re
 import sys
 import unicodedata
@@ -128,15 +127,6 @@ class Tokenizer:
     def from_metadata(cls, metadata):
         merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
         return cls(metadata["tokenizer.ggml.tokens"], merges)
-
-    @classmethod
-    def load(cls, path):
-        with open(path, encoding="utf-8") as file:
-            return cls.from_merges([tuple(pair) for pair in json.load(file)])
-
-    def save(self, path):
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(self.merges, file, ensure_ascii=False)
 
     def _encode_word(self, word):
         known = self.cache.get(word)

@@ -105,11 +105,11 @@ def make_optimizer(net, rate):
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-9)
 
 
-def train(net, tok, args, checkpoint):
+def train(net, tok, args, checkpoint, state):
+    """`state` is what a checkpoint held, or None to begin."""
     optimizer = make_optimizer(net, args.rate)
     done, step, mean, before = 0, 0, None, 0.0
-    if args.resume:
-        state = torch.load(checkpoint)
+    if state:
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
         done, step, before = state["done"], state["step"], state["seconds"]
@@ -133,7 +133,7 @@ def train(net, tok, args, checkpoint):
         if time.time() - saved > 300 or done >= args.tokens:
             saved = time.time()
             torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "done": done,
-                        "step": step, "seconds": seconds}, checkpoint)
+                        "step": step, "seconds": seconds, "merges": tok.merges}, checkpoint)
         if done >= args.tokens:
             return
 
@@ -148,10 +148,12 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    tok = make_tokenizer(args.seed)
+    checkpoint = Path(args.out).with_suffix(".checkpoint")
+    state = torch.load(checkpoint) if args.resume else None
+    tok = bpe.Tokenizer.from_merges(state["merges"]) if state else make_tokenizer(args.seed)
     net = qwen3.Qwen3(qwen3.Config(vocab=len(tok.tokens)))
     print(f"{sum(p.numel() for p in net.parameters())} weights, vocabulary {len(tok.tokens)}", flush=True)
-    train(net, tok, args, Path(args.out).with_suffix(".checkpoint"))
+    train(net, tok, args, checkpoint, state)
     qwen3.export(net, tok, args.out)
     print(f"{args.out}: {os.path.getsize(args.out)} bytes")
 
