@@ -91,7 +91,8 @@ Next system_listen(Thread& thread, const Arguments& a) {
 
 Next accepted_step(Thread& thread) {
     RpcAnswer answer;
-    const i64 result = result_of(thread, answer);
+    /* A lie about one connection is not the end of the listener: servers take EAGAIN as "none came". */
+    const i64 result = take_answer(thread, answer) ? answer.result : i64{kEagain};
     drop_slot(thread);
     OpenFile* file = get_kind(thread.descriptor, Kind::Opening);
     if (result < 0 || file == nullptr) {
