@@ -28,7 +28,8 @@ namespace {
 
 std::atomic<bool> interrupted{false};
 
-/// While one of these lives, Ctrl-C sets `interrupted` (and makes a read return) instead of ending the program.
+/// While one of these lives, Ctrl-C sets `interrupted` (and makes a read return) instead of ending the
+/// program.
 class InterruptGuard {
 public:
     InterruptGuard() {
@@ -67,17 +68,20 @@ Session connect(const RunArguments& arguments) {
         session.native = std::make_unique<NativeServer>(arguments.model, arguments.context);
         session.model = session.native->model();
         session.client = std::make_unique<ApiClient>(session.native->port(), session.native->ca_file());
-        if (!json_wanted()) spdlog::warn("--native: the model and this conversation are NOT protected on this machine");
+        if (!json_wanted())
+            spdlog::warn("--native: the model and this conversation are NOT protected on this machine");
         return session;
     }
     const platform::Device device(platform::device_folder());
     if (!fs::exists(device.folder() / "store" / (arguments.model + ".flex"))) {
-        throw std::runtime_error("there is no model \"" + arguments.model + "\" in the device's store; make one with: flexserve seal MODEL.gguf -o " +
+        throw std::runtime_error("there is no model \"" + arguments.model +
+                                 "\" in the device's store; make one with: flexserve seal MODEL.gguf -o " +
                                  arguments.model + ".flex");
     }
     const auto state = device.running();
     if (!state) throw std::runtime_error("the device is not running; start it with: flexserve device up");
-    session.client = std::make_unique<ApiClient>(state->https_port, (device.folder() / "device-ca.pem").string());
+    session.client =
+        std::make_unique<ApiClient>(state->https_port, (device.folder() / "device-ca.pem").string());
     session.model = arguments.model;
     session.is_protected = session.client->status().is_protected;
     return session;
@@ -94,8 +98,10 @@ int run_once(const RunArguments& arguments) {
     const bool json = json_wanted();
     const Answer answer = session.client->ask(session.model, {{"user", arguments.prompt}}, arguments.ask, "",
                                               json ? nullptr : print_text, &interrupted);
-    if (json) std::printf("%s\n", to_json(answer, session.model, session.is_protected).c_str());
-    else std::printf("\n");
+    if (json)
+        std::printf("%s\n", to_json(answer, session.model, session.is_protected).c_str());
+    else
+        std::printf("\n");
     return answer.interrupted ? 130 : 0;
 }
 
@@ -109,7 +115,8 @@ std::string conversation_key() {
 /// Line input with history, from a terminal; plain lines otherwise.
 class LineReader {
 public:
-    explicit LineReader(std::string history_file) : file_(std::move(history_file)), terminal_(::isatty(STDIN_FILENO)) {
+    explicit LineReader(std::string history_file)
+        : file_(std::move(history_file)), terminal_(::isatty(STDIN_FILENO)) {
         if (!terminal_) return;
         std::setlocale(LC_CTYPE, ""); // libedit edits characters, not bytes
         rl_initialize();
@@ -149,12 +156,13 @@ private:
 };
 
 /// One question of a chat. What fails or is stopped does not end the chat.
-void ask_in_chat(const RunArguments& arguments, Session& session, std::vector<Message>& messages, const std::string& line,
-                 const std::string& key) {
+void ask_in_chat(const RunArguments& arguments, Session& session, std::vector<Message>& messages,
+                 const std::string& line, const std::string& key) {
     messages.push_back({"user", line});
     interrupted = false;
     try {
-        const Answer answer = session.client->ask(session.model, messages, arguments.ask, key, print_text, &interrupted);
+        const Answer answer =
+            session.client->ask(session.model, messages, arguments.ask, key, print_text, &interrupted);
         std::printf(answer.interrupted ? " [stopped]\n" : "\n");
         messages.push_back({"assistant", answer.text});
     } catch (const std::exception& error) {
@@ -185,18 +193,28 @@ int chat(const RunArguments& arguments) {
 
 void add_options(CLI::App& command, const std::shared_ptr<RunArguments>& arguments) {
     AskOptions& ask = arguments->ask;
-    command.add_option("model", arguments->model, "name of a sealed model (with --native also a .gguf file)")->required();
-    command.add_option("--temp", ask.temperature, "temperature; 0: always the likeliest token")->capture_default_str()->check(CLI::Range(0.0, 100.0));
-    command.add_option("--top-p", ask.top_p, "choose among the likeliest tokens that make up this share")->capture_default_str()->check(CLI::Range(0.0, 1.0));
+    command.add_option("model", arguments->model, "name of a sealed model (with --native also a .gguf file)")
+        ->required();
+    command.add_option("--temp", ask.temperature, "temperature; 0: always the likeliest token")
+        ->capture_default_str()
+        ->check(CLI::Range(0.0, 100.0));
+    command.add_option("--top-p", ask.top_p, "choose among the likeliest tokens that make up this share")
+        ->capture_default_str()
+        ->check(CLI::Range(0.0, 1.0));
     command.add_option("--top-k", ask.top_k, "choose among this many tokens; 0: all")->capture_default_str();
-    command.add_option("--min-p", ask.min_p, "leave out tokens less likely than this times the likeliest")->capture_default_str()->check(CLI::Range(0.0, 1.0));
-    auto* seed = command.add_option("--seed", arguments->seed, "makes the choice repeatable (default: random)");
-    command.add_option("-n,--tokens", ask.max_tokens, "at most this many tokens (default: what the context holds)");
+    command.add_option("--min-p", ask.min_p, "leave out tokens less likely than this times the likeliest")
+        ->capture_default_str()
+        ->check(CLI::Range(0.0, 1.0));
+    auto* seed =
+        command.add_option("--seed", arguments->seed, "makes the choice repeatable (default: random)");
+    command.add_option("-n,--tokens", ask.max_tokens,
+                       "at most this many tokens (default: what the context holds)");
     command.add_option("--system", ask.system, "instructions that precede the conversation");
     command.add_flag("--raw", ask.raw, "continue the text as it is, without the model's chat template");
     command.add_flag("--no-think", ask.no_thinking, "ask a model that thinks aloud to answer at once");
     command.add_flag("--native", arguments->native, "run on this machine, without protection");
-    command.add_option("--context", arguments->context, "tokens of context (with --native)")->needs("--native");
+    command.add_option("--context", arguments->context, "tokens of context (with --native)")
+        ->needs("--native");
     command.parse_complete_callback([arguments, seed] {
         if (seed->count() > 0) arguments->ask.seed = arguments->seed;
     });
@@ -213,7 +231,8 @@ void register_ask(CLI::App& app) {
     auto* prompt = run->add_option("prompt", arguments->prompt, "the question");
     run->callback([arguments, prompt] {
         if (prompt->count() > 0 && arguments->prompt.empty()) throw std::runtime_error("the prompt is empty");
-        if (const int code = prompt->count() > 0 ? run_once(*arguments) : chat(*arguments); code != 0) leave(code);
+        if (const int code = prompt->count() > 0 ? run_once(*arguments) : chat(*arguments); code != 0)
+            leave(code);
     });
 
     auto chat_arguments = std::make_shared<RunArguments>();

@@ -13,7 +13,8 @@ class App;
 
 namespace flex::cli {
 
-/// Adds the subcommands to `app`. Failures leave their callbacks as std::exception with one line for the user.
+/// Adds the subcommands to `app`. Failures leave their callbacks as std::exception with one line for the
+/// user.
 void register_client(CLI::App& app);
 void register_seal(CLI::App& app);
 void register_ask(CLI::App& app); ///< run, chat
@@ -32,9 +33,10 @@ struct AskOptions {
     bool no_thinking = false; ///< ask models that think aloud not to
 };
 
-/// Seals `source` for the device in `folder` (its device.pub) into its store as NAME.flex; progress on stderr when it
-/// takes long. Throws std::runtime_error.
-void seal_for(const std::string& folder, const std::string& source, const std::string& name, const std::string& cipher);
+/// Seals `source` for the device in `folder` (its device.pub) into its store as NAME.flex; progress on stderr
+/// when it takes long. Throws std::runtime_error.
+void seal_for(const std::string& folder, const std::string& source, const std::string& name,
+              const std::string& cipher);
 
 /// Folder of the pseudo-device that runs on this machine without protection.
 [[nodiscard]] std::string native_folder();

@@ -19,17 +19,22 @@ std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::erro
 
 std::string error_text(const Json& body) {
     const auto error = body.find("error");
-    return error != body.end() && error->is_object() ? error->value("message", "unknown error") : "unknown error";
+    return error != body.end() && error->is_object() ? error->value("message", "unknown error")
+                                                     : "unknown error";
 }
 
 std::string why(httplib::Error error) {
     switch (error) {
-    case httplib::Error::Connection: return "nothing answers there; start the device with: flexserve device up";
+    case httplib::Error::Connection:
+        return "nothing answers there; start the device with: flexserve device up";
     case httplib::Error::SSLServerVerification:
     case httplib::Error::SSLServerHostnameVerification:
-        return "what answers there is not your device: its certificate is not signed by the pinned device-ca.pem";
-    case httplib::Error::SSLLoadingCerts: return "device-ca.pem cannot be read; start the device once to have it written";
-    default: return "the connection failed (" + httplib::to_string(error) + ")";
+        return "what answers there is not your device: its certificate is not signed by the pinned "
+               "device-ca.pem";
+    case httplib::Error::SSLLoadingCerts:
+        return "device-ca.pem cannot be read; start the device once to have it written";
+    default:
+        return "the connection failed (" + httplib::to_string(error) + ")";
     }
 }
 
@@ -91,7 +96,8 @@ Json request_body(const std::string& model, const std::vector<Message>& messages
     }
     Json list = Json::array();
     if (!options.system.empty()) list.push_back({{"role", "system"}, {"content", options.system}});
-    for (const Message& message : messages) list.push_back({{"role", message.role}, {"content", message.content}});
+    for (const Message& message : messages)
+        list.push_back({{"role", message.role}, {"content", message.content}});
     body["messages"] = list;
     return body;
 }
@@ -154,8 +160,9 @@ ApiClient::ApiClient(std::uint16_t port, const std::string& ca_file)
     : state_(std::make_unique<State>(port, ca_file)) {}
 ApiClient::~ApiClient() = default;
 
-Answer ApiClient::ask(const std::string& model, const std::vector<Message>& messages, const AskOptions& options,
-                      const std::string& conversation, const std::function<void(const std::string&)>& on_text,
+Answer ApiClient::ask(const std::string& model, const std::vector<Message>& messages,
+                      const AskOptions& options, const std::string& conversation,
+                      const std::function<void(const std::string&)>& on_text,
                       const std::atomic<bool>* interrupt) {
     Answer answer;
     EventReader events;
@@ -234,7 +241,8 @@ std::string to_json(const Answer& answer, const std::string& model, bool is_prot
                  {"text", answer.text},
                  {"finish_reason", answer.finish_reason},
                  {"interrupted", answer.interrupted},
-                 {"usage", {{"prompt_tokens", answer.prompt_tokens}, {"completion_tokens", answer.completion_tokens}}},
+                 {"usage",
+                  {{"prompt_tokens", answer.prompt_tokens}, {"completion_tokens", answer.completion_tokens}}},
                  {"timings",
                   {{"prepare_ms", answer.prepare_ms},
                    {"allocate_ms", answer.allocate_ms},

@@ -21,7 +21,8 @@ struct Answer {
     std::string finish_reason; ///< "stop", "length"; empty when interrupted
     bool interrupted = false;
     unsigned prompt_tokens = 0, completion_tokens = 0;
-    double prepare_ms = 0, allocate_ms = 0, load_ms = 0, decrypt_ms = 0, compute_ms = 0, ttft_ms = 0, tokens_per_second = 0;
+    double prepare_ms = 0, allocate_ms = 0, load_ms = 0, decrypt_ms = 0, compute_ms = 0, ttft_ms = 0,
+           tokens_per_second = 0;
 };
 
 /// Of GET /flexserve/status.
@@ -39,8 +40,9 @@ public:
     ApiClient(std::uint16_t port, const std::string& ca_file);
     ~ApiClient();
 
-    /// Asks and hands out the text as it comes. `conversation`: secret name under which the device may keep what it has
-    /// computed for the next question; empty: none. When `*interrupt` becomes true the answer stops there.
+    /// Asks and hands out the text as it comes. `conversation`: secret name under which the device may keep
+    /// what it has computed for the next question; empty: none. When `*interrupt` becomes true the answer
+    /// stops there.
     Answer ask(const std::string& model, const std::vector<Message>& messages, const AskOptions& options,
                const std::string& conversation, const std::function<void(const std::string&)>& on_text,
                const std::atomic<bool>* interrupt = nullptr);

@@ -66,17 +66,20 @@ void print_panel(const Answer& answer, const DeviceStatus& before, const DeviceS
                 {"Adopted", before.adopted, during.adopted},
                 {"Released", before.released, during.released}};
     for (const auto& row : rows) {
-        std::printf("    %-8s %12llu %12llu   (%.1f MiB)\n", row.name, static_cast<unsigned long long>(row.before),
-                    static_cast<unsigned long long>(row.during), mebibytes(row.during));
+        std::printf("    %-8s %12llu %12llu   (%.1f MiB)\n", row.name,
+                    static_cast<unsigned long long>(row.before), static_cast<unsigned long long>(row.during),
+                    mebibytes(row.during));
     }
-    std::printf("\n  first token after %.0f ms (parts overlap): check %.0f, allocate %.0f, load %.0f, decrypt %.0f, compute %.0f\n",
-                answer.ttft_ms, answer.prepare_ms, answer.allocate_ms, answer.load_ms, answer.decrypt_ms, answer.compute_ms);
-    std::printf("  %u tokens in, %u tokens out, %.1f tokens/s\n", answer.prompt_tokens, answer.completion_tokens,
-                answer.tokens_per_second);
+    std::printf("\n  first token after %.0f ms (parts overlap): check %.0f, allocate %.0f, load %.0f, "
+                "decrypt %.0f, compute %.0f\n",
+                answer.ttft_ms, answer.prepare_ms, answer.allocate_ms, answer.load_ms, answer.decrypt_ms,
+                answer.compute_ms);
+    std::printf("  %u tokens in, %u tokens out, %.1f tokens/s\n", answer.prompt_tokens,
+                answer.completion_tokens, answer.tokens_per_second);
 }
 
-/// What a hostile kernel in the normal world sees right now, each attack printed as it ends. Returns whether all of them
-/// were held off.
+/// What a hostile kernel in the normal world sees right now, each attack printed as it ends. Returns whether
+/// all of them were held off.
 bool print_attacks(platform::Device& device, const fs::path& model) {
 #ifdef FLEX_HAS_ATTACK
     std::printf("\n  and what an attacker in the normal world's kernel sees when it tries\n");
@@ -138,7 +141,8 @@ void demo(const std::string& question) {
 
 void register_demo(CLI::App& app) {
     auto question = std::make_shared<std::string>(kQuestion);
-    CLI::App* command = app.add_subcommand("demo", "boot the device, ask the built-in model, show what was protected");
+    CLI::App* command =
+        app.add_subcommand("demo", "boot the device, ask the built-in model, show what was protected");
     command->add_option("question", *question, "what to ask")->capture_default_str();
     command->callback([question] { demo(*question); });
 }

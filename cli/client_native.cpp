@@ -41,7 +41,8 @@ NativeServer::NativeServer(const std::string& model, unsigned context) : state_(
     auto system = port::make_native_port(folder);
     if (!system) fail(system.error());
     state_->system = std::move(*system);
-    if (const auto done = port::provision_native(folder, platform::data_home().string()); !done) fail(done.error());
+    if (const auto done = port::provision_native(folder, platform::data_home().string()); !done)
+        fail(done.error());
     state_->ca_file = folder + "/device-ca.pem";
 
     api::ServerOptions options;
@@ -54,10 +55,12 @@ NativeServer::NativeServer(const std::string& model, unsigned context) : state_(
     const bool is_gguf = model.ends_with(".gguf");
     state_->model = is_gguf ? name_for(model) : model;
     if (is_gguf) {
-        if (const auto added = state_->server->models().add_gguf(state_->model, model); !added) fail(added.error());
+        if (const auto added = state_->server->models().add_gguf(state_->model, model); !added)
+            fail(added.error());
     } else if (!fs::exists(folder + "/store/" + model + ".flex")) {
-        throw std::runtime_error("there is no native package \"" + model + "\"; seal one (flexserve seal MODEL.gguf -o " +
-                                 model + ".flex --native) or name a .gguf file");
+        throw std::runtime_error("there is no native package \"" + model +
+                                 "\"; seal one (flexserve seal MODEL.gguf -o " + model +
+                                 ".flex --native) or name a .gguf file");
     }
     state_->thread = std::thread([raw = state_->server.get()] { static_cast<void>(raw->run()); });
 }

@@ -90,7 +90,8 @@ crypto::Public32 native_public() {
 /// Rising with every sealing, without a book of what was sealed where.
 std::uint64_t next_version(const std::string& target) {
     const auto now = static_cast<std::uint64_t>(
-        std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+        std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+            .count());
     return std::max(now, package::version_of(target) + 1);
 }
 
@@ -104,8 +105,8 @@ package::SealResult run_seal(package::SealOptions options) {
     return std::move(*sealed);
 }
 
-/// TCG emulates AES slowly and ChaCha20 four times faster; processors with AES instructions are the other way round
-/// (docs/package-format.md).
+/// TCG emulates AES slowly and ChaCha20 four times faster; processors with AES instructions are the other way
+/// round (docs/package-format.md).
 crypto::Cipher choose_cipher(const std::string& name, bool native) {
     if (name == "auto") return native ? crypto::Cipher::kAes256Gcm : crypto::Cipher::kChaCha20Poly1305;
     return need(crypto::cipher_from(name));
@@ -116,7 +117,8 @@ void seal(const SealArguments& arguments) {
     options.source = arguments.source;
     const std::string output =
         arguments.output.empty() ? fs::path(arguments.source).stem().string() + kSuffix : arguments.output;
-    if (!output.ends_with(kSuffix)) throw std::runtime_error("the package's name must end with .flex: " + output);
+    if (!output.ends_with(kSuffix))
+        throw std::runtime_error("the package's name must end with .flex: " + output);
     options.name = fs::path(output).stem().string();
     options.version = arguments.version;
     options.cipher = choose_cipher(arguments.cipher, arguments.native);
@@ -143,12 +145,14 @@ void seal(const SealArguments& arguments) {
     const auto sealed = run_seal(options);
     const auto& m = sealed.manifest;
     if (json_wanted()) {
-        std::printf("{\"package\":\"%s\",\"name\":\"%s\",\"version\":%llu,\"cipher\":\"%s\",\"bytes\":%llu,\"chunks\":%zu}\n",
+        std::printf("{\"package\":\"%s\",\"name\":\"%s\",\"version\":%llu,\"cipher\":\"%s\",\"bytes\":%llu,"
+                    "\"chunks\":%zu}\n",
                     options.target.c_str(), m.name.c_str(), static_cast<unsigned long long>(m.version),
-                    crypto::name_of(m.cipher), static_cast<unsigned long long>(m.file_bytes), m.chunks.size());
+                    crypto::name_of(m.cipher), static_cast<unsigned long long>(m.file_bytes),
+                    m.chunks.size());
     } else {
-        std::printf("sealed %s: %zu tensors, %.1f MiB, %s, version %llu\n", options.target.c_str(), sealed.tensors,
-                    static_cast<double>(m.file_bytes) / 1048576, crypto::name_of(m.cipher),
+        std::printf("sealed %s: %zu tensors, %.1f MiB, %s, version %llu\n", options.target.c_str(),
+                    sealed.tensors, static_cast<double>(m.file_bytes) / 1048576, crypto::name_of(m.cipher),
                     static_cast<unsigned long long>(m.version));
         std::printf("run it with: flexserve run %s%s\n", m.name.c_str(), arguments.native ? " --native" : "");
     }
@@ -158,7 +162,8 @@ void seal(const SealArguments& arguments) {
 
 std::string native_folder() { return home() + "/native"; }
 
-void seal_for(const std::string& folder, const std::string& source, const std::string& name, const std::string& cipher) {
+void seal_for(const std::string& folder, const std::string& source, const std::string& name,
+              const std::string& cipher) {
     package::SealOptions options;
     options.source = source;
     options.name = name;
@@ -173,13 +178,17 @@ void register_seal(CLI::App& app) {
     auto arguments = std::make_shared<SealArguments>();
     CLI::App* command = app.add_subcommand("seal", "encrypt a GGUF model for one device");
     command->add_option("model", arguments->source, "the model, a GGUF file")->required();
-    command->add_option("-o,--output", arguments->output,
-                        "NAME.flex: into the device's store; a path with a slash: there (default: the model's name)");
-    command->add_option("--version", arguments->version,
-                        "a device refuses versions older than one it has seen (default: seconds since 1970)")
+    command->add_option(
+        "-o,--output", arguments->output,
+        "NAME.flex: into the device's store; a path with a slash: there (default: the model's name)");
+    command
+        ->add_option("--version", arguments->version,
+                     "a device refuses versions older than one it has seen (default: seconds since 1970)")
         ->check(CLI::PositiveNumber);
     auto* device = command->add_option("--device", arguments->device, "another device's device.pub");
-    command->add_flag("--native", arguments->native, "for run --native on this machine, which protects nothing")->excludes(device);
+    command
+        ->add_flag("--native", arguments->native, "for run --native on this machine, which protects nothing")
+        ->excludes(device);
     command->add_option("--cipher", arguments->cipher, "auto, chacha20-poly1305, aes-256-gcm")
         ->capture_default_str()
         ->check(CLI::IsMember({"auto", "chacha20-poly1305", "aes-256-gcm"}));

@@ -43,7 +43,8 @@ std::string StopFilter::finish() { return std::exchange(held_, {}); }
 
 Generation::Generation(std::shared_ptr<pipeline::ServedModel> model, std::vector<TokenId> prompt,
                        GenerationOptions options, Clock::time_point received)
-    : model_(std::move(model)), prompt_(std::move(prompt)), options_(std::move(options)), received_(received) {}
+    : model_(std::move(model)), prompt_(std::move(prompt)), options_(std::move(options)),
+      received_(received) {}
 
 Generation::Progress Generation::wait(std::chrono::milliseconds timeout) {
     std::unique_lock lock(mutex_);
@@ -118,7 +119,8 @@ Result<GenerationResult> Generation::generate() {
     result.timings.allocate_ms = milliseconds(loading.allocate_ns);
     result.timings.load_ms = milliseconds(loading.load_ns);
     result.timings.decrypt_ms = milliseconds(loading.decrypt_ns);
-    result.timings.compute_ms = milliseconds(prefilled.prefill_ns - std::min(prefilled.prefill_ns, prefilled.weights_wait_ns));
+    result.timings.compute_ms =
+        milliseconds(prefilled.prefill_ns - std::min(prefilled.prefill_ns, prefilled.weights_wait_ns));
     if (options_.keep_logits) result.logits.assign(logits.begin(), logits.end());
     FLEX_TRY(answer(logits, result));
     const std::uint64_t decode_ns = session.timings().decode_ns;
@@ -136,7 +138,8 @@ Result<std::span<const float>> Generation::prefill(GenerationResult& result) {
     auto& cached = model_->cached_tokens;
     std::size_t common = 0;
     if (!options_.cache_key.empty() && options_.cache_key == model_->cache_key) {
-        const std::size_t limit = std::min({cached.size(), prompt_.size() - 1, std::size_t{session.position()}});
+        const std::size_t limit =
+            std::min({cached.size(), prompt_.size() - 1, std::size_t{session.position()}});
         while (common < limit && cached[common] == prompt_[common]) ++common;
     }
     session.rewind(static_cast<std::uint32_t>(common));
@@ -191,7 +194,8 @@ Generator::~Generator() {
 Status Generator::submit(std::shared_ptr<Generation> generation) {
     const std::lock_guard lock(mutex_);
     if (queue_.size() >= max_waiting_) {
-        return fail(ErrorCode::kBusy, std::to_string(queue_.size()) + " requests are waiting already; try again later");
+        return fail(ErrorCode::kBusy,
+                    std::to_string(queue_.size()) + " requests are waiting already; try again later");
     }
     queue_.push_back(std::move(generation));
     wake_.notify_all();
@@ -217,9 +221,12 @@ void Generator::work() {
         current_->run();
         const auto result = current_->result();
         lock.lock();
-        if (result) ++status_.done;
-        else if (result.error().code == ErrorCode::kCancelled) ++status_.cancelled;
-        else ++status_.failed;
+        if (result)
+            ++status_.done;
+        else if (result.error().code == ErrorCode::kCancelled)
+            ++status_.cancelled;
+        else
+            ++status_.failed;
         current_.reset();
     }
 }

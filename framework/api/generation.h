@@ -1,5 +1,5 @@
-// Text generation: one thread computes one request at a time; others wait in a bounded queue, and whoever asked
-// takes the text as it comes.
+// Text generation: one thread computes one request at a time; others wait in a bounded queue, and whoever
+// asked takes the text as it comes.
 #pragma once
 
 #include <chrono>
@@ -24,16 +24,17 @@ struct GenerationOptions {
     std::uint32_t max_tokens = 0; ///< at least 1
     std::vector<std::string> stop;
     bool keep_logits = false; ///< also give what the model computed for the prompt's last token
-    /// Requests with the same non-empty key may reuse each other's computed prefix. It must be a secret between
-    /// the requests of one conversation: reuse shows in the time and in the counts.
+    /// Requests with the same non-empty key may reuse each other's computed prefix. It must be a secret
+    /// between the requests of one conversation: reuse shows in the time and in the counts.
     std::string cache_key;
 };
 
 /// Milliseconds of wall time.
 struct GenerationTimings {
-    double prepare_ms = 0;  ///< checking the request and, for the first one, opening the model
-    double queue_ms = 0;    ///< waiting for other requests to end
-    double allocate_ms = 0; ///< these three: bringing the model in, when this request was the one that needed it
+    double prepare_ms = 0; ///< checking the request and, for the first one, opening the model
+    double queue_ms = 0;   ///< waiting for other requests to end
+    double allocate_ms =
+        0; ///< these three: bringing the model in, when this request was the one that needed it
     double load_ms = 0;
     double decrypt_ms = 0;
     double compute_ms = 0; ///< of the prompt, without waiting for weights
@@ -46,8 +47,8 @@ struct GenerationResult {
     std::uint32_t prompt_tokens = 0;
     std::uint32_t cached_tokens = 0; ///< of the prompt, not computed again
     std::vector<TokenId> tokens;     ///< of the answer, without the one that ended it
-    std::vector<float> logits;       ///< [vocabulary] after the prompt, before sampling; only with keep_logits
-    bool stopped = false;            ///< by the model or a stop string; else by max_tokens or the context's end
+    std::vector<float> logits; ///< [vocabulary] after the prompt, before sampling; only with keep_logits
+    bool stopped = false;      ///< by the model or a stop string; else by max_tokens or the context's end
     GenerationTimings timings;
 };
 
@@ -69,8 +70,8 @@ private:
 /// One request on its way. The asker calls wait() until it is done; any thread may cancel().
 class Generation {
 public:
-    Generation(std::shared_ptr<pipeline::ServedModel> model, std::vector<TokenId> prompt, GenerationOptions options,
-               std::chrono::steady_clock::time_point received);
+    Generation(std::shared_ptr<pipeline::ServedModel> model, std::vector<TokenId> prompt,
+               GenerationOptions options, std::chrono::steady_clock::time_point received);
 
     struct Progress {
         std::string text; ///< new since the last call; valid UTF-8

@@ -17,8 +17,10 @@ bool too_deep(std::string_view body) {
     for (std::size_t i = 0; i < body.size(); ++i) {
         const char c = body[i];
         if (in_string) {
-            if (c == '\\') ++i;
-            else if (c == '"') in_string = false;
+            if (c == '\\')
+                ++i;
+            else if (c == '"')
+                in_string = false;
         } else if (c == '"') {
             in_string = true;
         } else if (c == '{' || c == '[') {
@@ -85,7 +87,8 @@ Status read_messages(const Json& object, CompletionRequest& request) {
     if (messages == nullptr || !messages->is_array() || messages->empty()) {
         return invalid("messages must be an array with at least one message");
     }
-    if (messages->size() > kMaxMessages) return invalid("more than " + std::to_string(kMaxMessages) + " messages");
+    if (messages->size() > kMaxMessages)
+        return invalid("more than " + std::to_string(kMaxMessages) + " messages");
     for (const Json& message : *messages) {
         const Json* role = message.is_object() ? field(message, "role") : nullptr;
         if (role == nullptr || !role->is_string() || !message.contains("content")) {
@@ -108,7 +111,8 @@ Status read_prompt(const Json& object, CompletionRequest& request) {
         request.prompt = prompt->get<std::string>();
         return {};
     }
-    if (!prompt->is_array() || prompt->empty()) return invalid("prompt must be one string or one array of token ids");
+    if (!prompt->is_array() || prompt->empty())
+        return invalid("prompt must be one string or one array of token ids");
     for (const Json& token : *prompt) {
         if (!token.is_number_unsigned() || token.get<std::uint64_t>() > UINT32_MAX) {
             return invalid("prompt must be one string or one array of token ids");
@@ -122,12 +126,13 @@ Status read_stop(const Json& object, GenerationOptions& options) {
     const Json* stop = field(object, "stop");
     if (stop == nullptr) return {};
     const Json list = stop->is_array() ? *stop : Json::array({*stop});
-    if (list.size() > kMaxStopStrings) return invalid("more than " + std::to_string(kMaxStopStrings) + " stop strings");
+    if (list.size() > kMaxStopStrings)
+        return invalid("more than " + std::to_string(kMaxStopStrings) + " stop strings");
     for (const Json& text : list) {
         if (!text.is_string() || text.get_ref<const std::string&>().empty() ||
             text.get_ref<const std::string&>().size() > kMaxStopBytes) {
-            return invalid("stop must be a string or an array of strings of 1 to " + std::to_string(kMaxStopBytes) +
-                           " bytes");
+            return invalid("stop must be a string or an array of strings of 1 to " +
+                           std::to_string(kMaxStopBytes) + " bytes");
         }
         options.stop.push_back(text.get<std::string>());
     }
@@ -171,7 +176,8 @@ Status refuse_unsupported(const Json& object) {
     if (logprobs != nullptr && *logprobs != false) return invalid("logprobs is not supported");
     const Json* format = field(object, "response_format");
     const Json* type = format != nullptr && format->is_object() ? field(*format, "type") : nullptr;
-    if (format != nullptr && (type == nullptr || *type != "text")) return invalid("response_format is not supported");
+    if (format != nullptr && (type == nullptr || *type != "text"))
+        return invalid("response_format is not supported");
     return {};
 }
 
@@ -180,7 +186,8 @@ Status read_extras(const Json& object, CompletionRequest& request) {
     FLEX_TRY(read_bool(object, "echo", request.echo));
     FLEX_TRY(read_bool(object, "return_tokens", request.return_tokens));
     FLEX_TRY(read_bool(object, "return_logits", request.options.keep_logits));
-    if (request.options.keep_logits && request.stream) return invalid("return_logits does not go with stream");
+    if (request.options.keep_logits && request.stream)
+        return invalid("return_logits does not go with stream");
     if (const Json* options = field(object, "stream_options"); options != nullptr) {
         if (!options->is_object()) return invalid("stream_options must be an object");
         FLEX_TRY(read_bool(*options, "include_usage", request.stream_usage));
@@ -195,7 +202,8 @@ Status read_extras(const Json& object, CompletionRequest& request) {
     FLEX_TRY(read_count(object, "max_completion_tokens", request.max_tokens, 1));
     if (const Json* key = field(object, "prompt_cache_key"); key != nullptr) {
         if (!key->is_string() || key->get_ref<const std::string&>().size() > kMaxStopBytes) {
-            return invalid("prompt_cache_key must be a string of at most " + std::to_string(kMaxStopBytes) + " bytes");
+            return invalid("prompt_cache_key must be a string of at most " + std::to_string(kMaxStopBytes) +
+                           " bytes");
         }
         request.options.cache_key = key->get<std::string>();
     }
@@ -242,30 +250,38 @@ Json error_json(const std::string& message, const char* type, const char* code) 
 
 Json error_json(const Error& error) {
     switch (error.code) {
-    case ErrorCode::kInvalidArgument: return error_json(error.message, "invalid_request_error", nullptr);
+    case ErrorCode::kInvalidArgument:
+        return error_json(error.message, "invalid_request_error", nullptr);
     case ErrorCode::kContextFull:
         return error_json(error.message, "invalid_request_error", "context_length_exceeded");
-    case ErrorCode::kNotFound: return error_json(error.message, "invalid_request_error", "model_not_found");
+    case ErrorCode::kNotFound:
+        return error_json(error.message, "invalid_request_error", "model_not_found");
     case ErrorCode::kAuthentication:
     case ErrorCode::kCorrupt:
-    case ErrorCode::kUnsupported: return error_json(error.message, "server_error", "model_refused");
-    case ErrorCode::kBusy: return error_json(error.message, "server_error", "busy");
-    case ErrorCode::kOutOfMemory: return error_json(error.message, "server_error", "out_of_memory");
-    default: return error_json(error.message, "server_error", nullptr);
+    case ErrorCode::kUnsupported:
+        return error_json(error.message, "server_error", "model_refused");
+    case ErrorCode::kBusy:
+        return error_json(error.message, "server_error", "busy");
+    case ErrorCode::kOutOfMemory:
+        return error_json(error.message, "server_error", "out_of_memory");
+    default:
+        return error_json(error.message, "server_error", nullptr);
     }
 }
 
 } // namespace
 
 Result<CompletionRequest> parse_request(Endpoint endpoint, std::string_view body) {
-    if (too_deep(body)) return invalid("the JSON is nested more than " + std::to_string(kMaxJsonDepth) + " deep");
+    if (too_deep(body))
+        return invalid("the JSON is nested more than " + std::to_string(kMaxJsonDepth) + " deep");
     const Json object = Json::parse(body, nullptr, false);
     if (object.is_discarded()) return invalid("the body is not JSON");
     if (!object.is_object()) return invalid("the body must be a JSON object");
     CompletionRequest request;
     request.endpoint = endpoint;
     const Json* model = field(object, "model");
-    if (model == nullptr || !model->is_string()) return invalid("model is missing; /v1/models lists what there is");
+    if (model == nullptr || !model->is_string())
+        return invalid("model is missing; /v1/models lists what there is");
     request.model = model->get<std::string>();
     FLEX_TRY(endpoint == Endpoint::kChat ? read_messages(object, request) : read_prompt(object, request));
     FLEX_TRY(read_sampling(object, request));
@@ -278,8 +294,10 @@ Result<CompletionRequest> parse_request(Endpoint endpoint, std::string_view body
 std::string format_answer(const AnswerHead& head, const CompletionRequest& request, const std::string& text,
                           const GenerationResult& result) {
     Json choice = {{"index", 0}};
-    if (head.endpoint == Endpoint::kChat) choice["message"] = {{"role", "assistant"}, {"content", text}};
-    else choice["text"] = request.echo ? request.prompt + text : text;
+    if (head.endpoint == Endpoint::kChat)
+        choice["message"] = {{"role", "assistant"}, {"content", text}};
+    else
+        choice["text"] = request.echo ? request.prompt + text : text;
     choice["logprobs"] = nullptr;
     choice["finish_reason"] = finish_reason(result);
     if (request.return_tokens) choice["tokens"] = result.tokens;
@@ -301,8 +319,10 @@ std::string format_first_event(const AnswerHead& head) {
 
 std::string format_text_event(const AnswerHead& head, const std::string& text) {
     Json choice = {{"index", 0}};
-    if (head.endpoint == Endpoint::kChat) choice["delta"] = {{"content", text}};
-    else choice["text"] = text;
+    if (head.endpoint == Endpoint::kChat)
+        choice["delta"] = {{"content", text}};
+    else
+        choice["text"] = text;
     choice["finish_reason"] = nullptr;
     Json chunk = head_json(head, true);
     chunk["choices"] = Json::array({choice});
@@ -312,8 +332,10 @@ std::string format_text_event(const AnswerHead& head, const std::string& text) {
 std::string format_last_events(const AnswerHead& head, const CompletionRequest& request,
                                const GenerationResult& result) {
     Json choice = {{"index", 0}};
-    if (head.endpoint == Endpoint::kChat) choice["delta"] = Json::object();
-    else choice["text"] = "";
+    if (head.endpoint == Endpoint::kChat)
+        choice["delta"] = Json::object();
+    else
+        choice["text"] = "";
     choice["finish_reason"] = finish_reason(result);
     if (request.return_tokens) choice["tokens"] = result.tokens;
     Json last = head_json(head, true);
@@ -335,7 +357,8 @@ std::string format_error(const Error& error) { return dump(error_json(error)); }
 
 std::string format_http_error(int status) {
     const bool ours = status >= 500;
-    const char* message = status == 404   ? "no such address; see /v1/models, /v1/chat/completions, /v1/completions"
+    const char* message = status == 404
+                              ? "no such address; see /v1/models, /v1/chat/completions, /v1/completions"
                           : status == 413 ? "the body is too large (limit: 4 MiB)"
                           : status == 414 ? "the address is too long"
                           : ours          ? "the request failed inside the server"
@@ -346,11 +369,15 @@ std::string format_http_error(int status) {
 int http_status(ErrorCode code) {
     switch (code) {
     case ErrorCode::kInvalidArgument:
-    case ErrorCode::kContextFull: return 400;
-    case ErrorCode::kNotFound: return 404;
+    case ErrorCode::kContextFull:
+        return 400;
+    case ErrorCode::kNotFound:
+        return 404;
     case ErrorCode::kBusy:
-    case ErrorCode::kOutOfMemory: return 503;
-    default: return 500;
+    case ErrorCode::kOutOfMemory:
+        return 503;
+    default:
+        return 500;
     }
 }
 
@@ -363,7 +390,8 @@ std::string format_models(const std::vector<std::string>& names) {
 }
 
 std::string format_status(const ServerStatus& status) {
-    static constexpr const char* kStates[] = {"reserved", "normal", "shared", "claimed", "flex", "adopted", "released"};
+    static constexpr const char* kStates[] = {"reserved", "normal",  "shared",  "claimed",
+                                              "flex",     "adopted", "released"};
     Json frames = Json::object();
     for (std::size_t i = 0; i < std::size(kStates); ++i) frames[kStates[i]] = status.memory.frames[i];
     Json models = Json::array();
@@ -387,7 +415,11 @@ std::string format_status(const ServerStatus& status) {
                    {"pool_bytes", status.memory.pool_bytes}}},
                  {"models", models},
                  {"requests",
-                  {{"busy", g.busy}, {"waiting", g.waiting}, {"done", g.done}, {"failed", g.failed}, {"cancelled", g.cancelled}}}});
+                  {{"busy", g.busy},
+                   {"waiting", g.waiting},
+                   {"done", g.done},
+                   {"failed", g.failed},
+                   {"cancelled", g.cancelled}}}});
 }
 
 } // namespace flex::api

@@ -33,7 +33,8 @@ void send_error(httplib::Response& response, const Error& error) {
 
 /// Whether the client of a request under way has gone. Only from the thread that serves the connection.
 bool peer_has_gone(const httplib::Request& request) {
-    auto* ssl = const_cast<SSL*>(request.ssl); // httplib hands it out read-only; this thread owns the connection
+    auto* ssl =
+        const_cast<SSL*>(request.ssl); // httplib hands it out read-only; this thread owns the connection
     pollfd state{SSL_get_fd(ssl), POLLIN | POLLRDHUP, 0};
     if (::poll(&state, 1, 0) <= 0) return false;
     if ((state.revents & (POLLERR | POLLHUP | POLLRDHUP | POLLNVAL)) != 0) return true;
@@ -72,11 +73,13 @@ Result<std::shared_ptr<Answer>> prepare(pipeline::Registry& models, CompletionRe
     } else if (prompt.empty()) {
         prompt = model->weights->tokenizer().encode_prompt(request.prompt);
     }
-    const std::uint32_t context = model->session->context(), vocabulary = model->weights->model().shape().vocabulary;
+    const std::uint32_t context = model->session->context(),
+                        vocabulary = model->weights->model().shape().vocabulary;
     if (prompt.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
     for (const TokenId token : prompt) {
         if (token >= vocabulary) {
-            return fail(ErrorCode::kInvalidArgument, "token " + std::to_string(token) + " is not in the vocabulary of " +
+            return fail(ErrorCode::kInvalidArgument, "token " + std::to_string(token) +
+                                                         " is not in the vocabulary of " +
                                                          std::to_string(vocabulary));
         }
     }
@@ -92,7 +95,8 @@ Result<std::shared_ptr<Answer>> prepare(pipeline::Registry& models, CompletionRe
     auto answer = std::make_shared<Answer>();
     answer->head = {request.endpoint, random_id(request.endpoint == Endpoint::kChat ? "chatcmpl-" : "cmpl-"),
                     static_cast<std::int64_t>(std::time(nullptr)), request.model};
-    answer->generation = std::make_shared<Generation>(std::move(model), std::move(prompt), request.options, received);
+    answer->generation =
+        std::make_shared<Generation>(std::move(model), std::move(prompt), request.options, received);
     answer->request = std::move(request);
     return answer;
 }
@@ -109,7 +113,8 @@ Generation::Progress wait(Answer& answer, const httplib::Request& request) {
     }
 }
 
-void send_whole(const std::shared_ptr<Answer>& answer, const httplib::Request& request, httplib::Response& response) {
+void send_whole(const std::shared_ptr<Answer>& answer, const httplib::Request& request,
+                httplib::Response& response) {
     std::string text;
     for (auto progress = std::move(answer->first);; progress = wait(*answer, request)) {
         text += progress.text;
@@ -128,7 +133,8 @@ bool send_part(Answer& answer, const httplib::Request& request, httplib::DataSin
     if (!progress.text.empty()) events += format_text_event(answer.head, progress.text);
     if (progress.done) {
         const auto result = answer.generation->result();
-        events += result ? format_last_events(answer.head, answer.request, *result) : format_error_event(result.error());
+        events += result ? format_last_events(answer.head, answer.request, *result)
+                         : format_error_event(result.error());
     }
     if (!sink.write(events.data(), events.size())) return false;
     if (progress.done) sink.done();
@@ -138,7 +144,8 @@ bool send_part(Answer& answer, const httplib::Request& request, httplib::DataSin
 } // namespace
 
 struct Server::State {
-    State(port::Port& p, const ServerOptions& o) : port(p), options(o), models(p, o.models), generator(kMaxWaitingGenerations) {}
+    State(port::Port& p, const ServerOptions& o)
+        : port(p), options(o), models(p, o.models), generator(kMaxWaitingGenerations) {}
     ~State() {
         stopping = true;
         if (reclaimer.joinable()) reclaimer.join();
@@ -160,37 +167,43 @@ struct Server::State {
     std::thread reclaimer;
 };
 
-void Server::State::complete(Endpoint endpoint, const httplib::Request& request, httplib::Response& response) {
+void Server::State::complete(Endpoint endpoint, const httplib::Request& request,
+                             httplib::Response& response) {
     const auto received = Clock::now();
     auto parsed = parse_request(endpoint, request.body);
     if (!parsed) return send_error(response, parsed.error());
     auto prepared = prepare(models, std::move(*parsed), received);
     if (!prepared) return send_error(response, prepared.error());
     const std::shared_ptr<Answer> answer = *prepared;
-    if (auto queued = generator.submit(answer->generation); !queued) return send_error(response, queued.error());
+    if (auto queued = generator.submit(answer->generation); !queued)
+        return send_error(response, queued.error());
     // The status line waits for the first text, so that what fails until then fails with a status of its own.
     answer->first = wait(*answer, request);
     if (answer->first.done) {
-        if (const auto result = answer->generation->result(); !result) return send_error(response, result.error());
+        if (const auto result = answer->generation->result(); !result)
+            return send_error(response, result.error());
     }
     if (!answer->request.stream) return send_whole(answer, request, response);
     response.set_header("Cache-Control", "no-cache");
-    response.set_chunked_content_provider(
-        "text/event-stream",
-        [answer, &request](std::size_t, httplib::DataSink& sink) { return send_part(*answer, request, sink); });
+    response.set_chunked_content_provider("text/event-stream",
+                                          [answer, &request](std::size_t, httplib::DataSink& sink) {
+                                              return send_part(*answer, request, sink);
+                                          });
 }
 
 void Server::State::route() {
     http->Post("/v1/chat/completions",
                [this](const auto& request, auto& response) { complete(Endpoint::kChat, request, response); });
-    http->Post("/v1/completions",
-               [this](const auto& request, auto& response) { complete(Endpoint::kCompletion, request, response); });
+    http->Post("/v1/completions", [this](const auto& request, auto& response) {
+        complete(Endpoint::kCompletion, request, response);
+    });
     http->Get("/v1/models", [this](const auto&, auto& response) {
         auto names = models.names();
         if (!names) return send_error(response, names.error());
         response.set_content(format_models(*names), kJson);
     });
-    http->Get("/health", [](const auto&, auto& response) { response.set_content(R"({"status":"ok"})", kJson); });
+    http->Get("/health",
+              [](const auto&, auto& response) { response.set_content(R"({"status":"ok"})", kJson); });
     http->Get("/flexserve/status",
               [this](const auto&, auto& response) { response.set_content(format_status(status()), kJson); });
     http->set_error_handler([](const auto&, auto& response) {
@@ -244,7 +257,7 @@ Result<std::unique_ptr<Server>> Server::create(port::Port& port, const ServerOpt
     http.set_tcp_nodelay(true);
     state->route();
     const auto& at = options.endpoint;
-    const int bound = at.port == 0                            ? http.bind_to_any_port(at.address)
+    const int bound = at.port == 0                             ? http.bind_to_any_port(at.address)
                       : http.bind_to_port(at.address, at.port) ? at.port
                                                                : -1;
     if (bound <= 0) {
@@ -253,7 +266,8 @@ Result<std::unique_ptr<Server>> Server::create(port::Port& port, const ServerOpt
     }
     state->bound = static_cast<std::uint16_t>(bound);
     // Only where memory is protected does anybody ask for it back this way.
-    if (port.is_protected()) state->reclaimer = std::thread([raw = state.get()] { raw->give_back_on_demand(); });
+    if (port.is_protected())
+        state->reclaimer = std::thread([raw = state.get()] { raw->give_back_on_demand(); });
     return std::unique_ptr<Server>(new Server(std::move(state)));
 }
 

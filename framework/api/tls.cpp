@@ -36,7 +36,8 @@ bool set_random_serial(X509* certificate) {
     if (!crypto::random(serial)) return false;
     serial[0] &= std::byte{0x7f}; // positive (RFC 5280, 4.1.2.2)
     BIGNUM* number = BN_bin2bn(reinterpret_cast<const unsigned char*>(serial.data()), serial.size(), nullptr);
-    const bool done = number != nullptr && BN_to_ASN1_INTEGER(number, X509_get_serialNumber(certificate)) != nullptr;
+    const bool done =
+        number != nullptr && BN_to_ASN1_INTEGER(number, X509_get_serialNumber(certificate)) != nullptr;
     BN_free(number);
     return done;
 }
@@ -48,7 +49,8 @@ Certificate make_leaf(EVP_PKEY* leaf_key, X509* ca, EVP_PKEY* ca_key) {
     if (!leaf || X509_set_version(leaf.get(), X509_VERSION_3) != 1 || !set_random_serial(leaf.get()) ||
         X509_set1_notBefore(leaf.get(), X509_get0_notBefore(ca)) != 1 ||
         X509_set1_notAfter(leaf.get(), X509_get0_notAfter(ca)) != 1 ||
-        X509_NAME_add_entry_by_txt(X509_get_subject_name(leaf.get()), "CN", MBSTRING_ASC, name, -1, -1, 0) != 1 ||
+        X509_NAME_add_entry_by_txt(X509_get_subject_name(leaf.get()), "CN", MBSTRING_ASC, name, -1, -1, 0) !=
+            1 ||
         X509_set_issuer_name(leaf.get(), X509_get_subject_name(ca)) != 1 ||
         X509_set_pubkey(leaf.get(), leaf_key) != 1 ||
         !add_extension(leaf.get(), ca, NID_basic_constraints, "critical,CA:FALSE") ||
@@ -68,9 +70,10 @@ bool apply(SSL_CTX* context, X509* leaf, EVP_PKEY* leaf_key) {
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     return SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) == 1 &&
            SSL_CTX_set_max_proto_version(context, TLS1_3_VERSION) == 1 &&
-           SSL_CTX_set_num_tickets(context, 0) == 1 && // no resumption: each connection proves the device anew
-           SSL_CTX_set_max_early_data(context, 0) == 1 && SSL_CTX_use_certificate(context, leaf) == 1 &&
-           SSL_CTX_use_PrivateKey(context, leaf_key) == 1;
+           SSL_CTX_set_num_tickets(context, 0) ==
+               1 && // no resumption: each connection proves the device anew
+           SSL_CTX_set_max_early_data(context, 0) == 1 &&
+           SSL_CTX_use_certificate(context, leaf) == 1 && SSL_CTX_use_PrivateKey(context, leaf_key) == 1;
 }
 
 } // namespace
@@ -83,7 +86,8 @@ Status configure_tls(ssl_ctx_st* context, port::Port& port) {
     const Key ca_key(EVP_PKEY_new_raw_private_key(
         EVP_PKEY_ED25519, nullptr, reinterpret_cast<const unsigned char*>(ca_secret.bytes().data()), 32));
     const Key leaf_key(EVP_EC_gen("P-256"));
-    const Certificate leaf(ca && ca_key && leaf_key ? make_leaf(leaf_key.get(), ca.get(), ca_key.get()) : nullptr);
+    const Certificate leaf(ca && ca_key && leaf_key ? make_leaf(leaf_key.get(), ca.get(), ca_key.get())
+                                                    : nullptr);
     if (!leaf || !apply(context, leaf.get(), leaf_key.get())) {
         return fail(ErrorCode::kInternal, "OpenSSL failed to make the server's certificate");
     }

@@ -50,9 +50,7 @@ Result<Public32> public_from_private(int type, const Secret32& key) {
 
 void wipe(MutableBytes bytes) { OPENSSL_cleanse(bytes.data(), bytes.size()); }
 
-void initialise() {
-    OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, nullptr);
-}
+void initialise() { OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, nullptr); }
 
 Status random(MutableBytes out) {
     if (RAND_bytes(raw(out.data()), static_cast<int>(out.size())) != 1) return broken("get random bytes");
@@ -95,7 +93,8 @@ Status hkdf_sha256(Bytes secret, Bytes salt, Bytes info, MutableBytes out) {
         OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0),
         octets(OSSL_KDF_PARAM_KEY, secret),
     };
-    std::size_t count = 2; // OpenSSL refuses a parameter without bytes; leaving it out means the same (RFC 5869, 2.2)
+    std::size_t count =
+        2; // OpenSSL refuses a parameter without bytes; leaving it out means the same (RFC 5869, 2.2)
     if (!salt.empty()) parameters[count++] = octets(OSSL_KDF_PARAM_SALT, salt);
     if (!info.empty()) parameters[count++] = octets(OSSL_KDF_PARAM_INFO, info);
     parameters[count] = OSSL_PARAM_construct_end();
@@ -133,8 +132,7 @@ Result<Signature> ed25519_sign(const Secret32& key, Bytes message) {
     const Owned<EVP_MD_CTX> context(EVP_MD_CTX_new());
     Signature out;
     std::size_t length = out.size();
-    if (!pkey || !context ||
-        EVP_DigestSignInit(context.get(), nullptr, nullptr, nullptr, pkey.get()) != 1 ||
+    if (!pkey || !context || EVP_DigestSignInit(context.get(), nullptr, nullptr, nullptr, pkey.get()) != 1 ||
         EVP_DigestSign(context.get(), raw(out.data()), &length, raw(message.data()), message.size()) != 1) {
         return broken("sign");
     }

@@ -1,5 +1,5 @@
-// flexserved: serves sealed models over HTTPS. In the device it is the only program of the secure world and takes no
-// arguments; on Linux it is the same program without protection, for development.
+// flexserved: serves sealed models over HTTPS. In the device it is the only program of the secure world and
+// takes no arguments; on Linux it is the same program without protection, for development.
 //
 //   flexserved [--home FOLDER] [--address A] [--port N] [--threads N] [--context N] [--gguf NAME=FILE]...
 #include <pthread.h>
@@ -34,8 +34,8 @@ Result<std::uint32_t> number(const char* text, std::uint32_t most) {
     char* end = nullptr;
     const unsigned long value = std::strtoul(text, &end, 10);
     if (*text == '\0' || *end != '\0' || value > most) {
-        return flex::fail(flex::ErrorCode::kInvalidArgument, std::string("not a number up to ") +
-                                                                 std::to_string(most) + ": " + text);
+        return flex::fail(flex::ErrorCode::kInvalidArgument,
+                          std::string("not a number up to ") + std::to_string(most) + ": " + text);
     }
     return static_cast<std::uint32_t>(value);
 }

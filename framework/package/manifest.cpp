@@ -221,7 +221,8 @@ std::vector<std::byte> wrap_associated_data(const Manifest& m) {
 }
 
 /// The key under which the content key travels. It is used once: the ephemeral key is new with each sealing.
-Result<crypto::Aead> wrapping_cipher(const Manifest& m, const crypto::Secret32& mine, const crypto::Public32& peer) {
+Result<crypto::Aead> wrapping_cipher(const Manifest& m, const crypto::Secret32& mine,
+                                     const crypto::Public32& peer) {
     FLEX_ASSIGN(const auto shared, crypto::x25519_shared(mine, peer));
     crypto::Secret32 key;
     FLEX_TRY(crypto::hkdf_sha256(shared.bytes(), {}, wrap_info(m), key.bytes()));
@@ -245,8 +246,8 @@ std::uint64_t Manifest::chunk_offset(std::uint32_t chunk) const {
 bool is_valid_name(std::string_view name) {
     return !name.empty() && name.size() <= kMaxNameBytes && name.front() != '.' &&
            std::ranges::all_of(name, [](char c) {
-               return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
-                      c == '_' || c == '-';
+               return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                      c == '.' || c == '_' || c == '-';
            });
 }
 
@@ -300,18 +301,21 @@ Result<Manifest> parse(Bytes prefix, std::uint64_t file_bytes) {
     }
     // Nothing of the manifest is looked at before the signature holds.
     if (!crypto::ed25519_verify(m.publisher, signed_message(prefix), signature)) {
-        return fail(ErrorCode::kAuthentication,
-                    "the package was changed after it was sealed (its signature does not match); copy it again");
+        return fail(
+            ErrorCode::kAuthentication,
+            "the package was changed after it was sealed (its signature does not match); copy it again");
     }
     Reader from(prefix.subspan(kHeaderBytes));
     std::uint32_t groups = 0, chunks = 0;
     FLEX_TRY(read_fixed(from, m, groups, chunks));
-    if (m.data_offset != (expected + kAlignment - 1) / kAlignment * kAlignment) return corrupt("the data's offset");
+    if (m.data_offset != (expected + kAlignment - 1) / kAlignment * kAlignment)
+        return corrupt("the data's offset");
     FLEX_TRY(read_tables(from, m, groups, chunks));
     if (m.file_bytes != file_bytes) {
-        return fail(ErrorCode::kCorrupt, "the package is " + std::string(file_bytes < m.file_bytes ? "truncated" : "too long") +
-                                             ": it has " + std::to_string(file_bytes) + " bytes, not " +
-                                             std::to_string(m.file_bytes) + "; copy it again");
+        return fail(ErrorCode::kCorrupt,
+                    "the package is " + std::string(file_bytes < m.file_bytes ? "truncated" : "too long") +
+                        ": it has " + std::to_string(file_bytes) + " bytes, not " +
+                        std::to_string(m.file_bytes) + "; copy it again");
     }
     return m;
 }
@@ -337,14 +341,17 @@ Status wrap_key(Manifest& m, const crypto::Secret32& content_key) {
     FLEX_ASSIGN(const auto ephemeral, crypto::random_secret());
     FLEX_ASSIGN(m.ephemeral, crypto::x25519_public(ephemeral));
     FLEX_ASSIGN(auto cipher, wrapping_cipher(m, ephemeral, m.device));
-    return cipher.seal(crypto::Nonce{}, wrap_associated_data(m), content_key.bytes(), m.wrapped_key, m.wrapped_key_tag);
+    return cipher.seal(crypto::Nonce{}, wrap_associated_data(m), content_key.bytes(), m.wrapped_key,
+                       m.wrapped_key_tag);
 }
 
 Result<crypto::Secret32> unwrap_key(const Manifest& m, const crypto::Secret32& device_key) {
     FLEX_ASSIGN(auto cipher, wrapping_cipher(m, device_key, m.ephemeral));
     crypto::Secret32 key;
-    if (!cipher.open(crypto::Nonce{}, wrap_associated_data(m), m.wrapped_key, key.bytes(), m.wrapped_key_tag)) {
-        return fail(ErrorCode::kAuthentication, "the package's content key does not open with this device's key");
+    if (!cipher.open(crypto::Nonce{}, wrap_associated_data(m), m.wrapped_key, key.bytes(),
+                     m.wrapped_key_tag)) {
+        return fail(ErrorCode::kAuthentication,
+                    "the package's content key does not open with this device's key");
     }
     return key;
 }

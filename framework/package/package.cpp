@@ -43,12 +43,14 @@ Result<Manifest> check(port::Port& port, TrustStore& trust, const port::File& fi
                        crypto::Secret32& content_key) {
     FLEX_ASSIGN(Manifest manifest, read_manifest(file));
     if (manifest.name != name) {
-        return fail(ErrorCode::kAuthentication, "this is the package of \"" + manifest.name + "\" under another name");
+        return fail(ErrorCode::kAuthentication,
+                    "this is the package of \"" + manifest.name + "\" under another name");
     }
     FLEX_ASSIGN(const auto device_key, port.device_key(port::kPackageKeyLabel));
     FLEX_ASSIGN(const auto device_public, crypto::x25519_public(device_key));
     if (manifest.device != device_public) {
-        return fail(ErrorCode::kAuthentication, "sealed for another device; seal the model again for this one");
+        return fail(ErrorCode::kAuthentication,
+                    "sealed for another device; seal the model again for this one");
     }
     FLEX_ASSIGN(content_key, unwrap_key(manifest, device_key));
     FLEX_TRY(trust.admit(manifest));
@@ -107,7 +109,8 @@ Result<std::unique_ptr<Package>> Package::open(port::Port& port, TrustStore& tru
     if (!file) {
         if (file.error().code != ErrorCode::kNotFound) return with_name(shown, file.error());
         return fail(ErrorCode::kNotFound, "there is no model \"" + name + "\" (no " + shown +
-                                              " in the store); make one with: flexserve seal MODEL.gguf -o " + shown);
+                                              " in the store); make one with: flexserve seal MODEL.gguf -o " +
+                                              shown);
     }
     crypto::Secret32 content_key;
     auto manifest = check(port, trust, *file, name, content_key);
@@ -117,33 +120,40 @@ Result<std::unique_ptr<Package>> Package::open(port::Port& port, TrustStore& tru
         new Package(port, std::move(*file), std::move(*manifest), std::move(aead)));
 }
 
-Result<memory::FlexBuffer> Package::load(std::uint32_t index, LoadTimes& times) {
+Result<memory::FlexBuffer> Package::fetch(std::uint32_t index, LoadTimes& times) {
     if (index >= manifest_.groups.size()) return fail(ErrorCode::kInternal, "no such group in the package");
     const Group& group = manifest_.groups[index];
-    const std::uint64_t bytes = manifest_.group_bytes(group);
-    auto loaded = port_.load(file_.get(), manifest_.chunk_offset(group.first_chunk), bytes);
+    auto loaded =
+        port_.load(file_.get(), manifest_.chunk_offset(group.first_chunk), manifest_.group_bytes(group));
     if (!loaded) return with_name(manifest_.name + ".flex", loaded.error());
-    memory::FlexBuffer buffer(port_, loaded->block);
     times.allocate_ns += loaded->allocate_ns;
     times.load_ns += loaded->load_ns;
-    const std::uint64_t begin = now_ns();
-    FLEX_TRY(decrypt(group, buffer.bytes().first(bytes)));
-    times.decrypt_ns += now_ns() - begin;
-    return buffer;
+    return memory::FlexBuffer(port_, loaded->block);
 }
 
-Status Package::decrypt(const Group& group, std::span<std::byte> bytes) {
+Status Package::decrypt(std::uint32_t index, memory::FlexBuffer& buffer, LoadTimes& times) {
+    const Group& group = manifest_.groups[index];
+    const std::uint64_t begin = now_ns();
+    std::span<std::byte> bytes = buffer.bytes();
     for (std::uint32_t i = group.first_chunk; i < group.first_chunk + group.chunk_count; ++i) {
         const Chunk& chunk = manifest_.chunks[i];
         const auto piece = bytes.first(chunk.bytes);
         if (!aead_.open(chunk_nonce(i), chunk_associated_data(manifest_, i), piece, piece, chunk.tag)) {
-            return fail(ErrorCode::kAuthentication, manifest_.name + ".flex: chunk " + std::to_string(i) + " of " +
-                                                        std::to_string(manifest_.chunks.size()) +
-                                                        " was changed or is out of place; copy the package again");
+            return fail(ErrorCode::kAuthentication,
+                        manifest_.name + ".flex: chunk " + std::to_string(i) + " of " +
+                            std::to_string(manifest_.chunks.size()) +
+                            " was changed or is out of place; copy the package again");
         }
         bytes = bytes.subspan(chunk.bytes);
     }
+    times.decrypt_ns += now_ns() - begin;
     return {};
+}
+
+Result<memory::FlexBuffer> Package::load(std::uint32_t index, LoadTimes& times) {
+    FLEX_ASSIGN(auto buffer, fetch(index, times));
+    FLEX_TRY(decrypt(index, buffer, times));
+    return buffer;
 }
 
 Result<Metadata> Package::load_metadata(LoadTimes& times) {

@@ -48,24 +48,29 @@ std::vector<std::byte> format_metadata(crypto::Bytes header, std::uint64_t sourc
 /// Views into `content`. Error: kCorrupt.
 Status parse_metadata(crypto::Bytes content, Metadata& out);
 
-/// Immutable after open(), but each group is loaded by one thread at a time.
+/// Immutable after open(). fetch() and decrypt() may run on two threads, each on one at a time.
 class Package {
 public:
     /// Opens FOLDER/NAME.flex, checks everything that can be checked without the data, remembers the version.
     /// Errors, all with the file's name: kNotFound, kCorrupt, kUnsupported, kAuthentication, kIo.
-    static Result<std::unique_ptr<Package>> open(port::Port& port, TrustStore& trust, const std::string& name);
+    static Result<std::unique_ptr<Package>> open(port::Port& port, TrustStore& trust,
+                                                 const std::string& name);
 
     [[nodiscard]] const Manifest& manifest() const { return manifest_; }
 
-    /// The group's clear text in fresh Flex-Mem, every chunk authenticated. Adds to `times`.
-    /// Errors: kAuthentication (says which chunk), kOutOfMemory, kIo.
+    /// The group's ciphertext in fresh Flex-Mem, where it cannot change any more. Adds to `times`.
+    /// Errors: kOutOfMemory, kIo.
+    Result<memory::FlexBuffer> fetch(std::uint32_t group, LoadTimes& times);
+    /// Turns what fetch() brought into clear text where it lies, every chunk authenticated. Adds to `times`.
+    /// Error: kAuthentication (says which chunk; the chunk is wiped).
+    Status decrypt(std::uint32_t group, memory::FlexBuffer& buffer, LoadTimes& times);
+    /// Both.
     Result<memory::FlexBuffer> load(std::uint32_t group, LoadTimes& times);
     Result<Metadata> load_metadata(LoadTimes& times);
 
 private:
     Package(port::Port& port, port::File file, Manifest manifest, crypto::Aead aead)
         : port_(port), file_(std::move(file)), manifest_(std::move(manifest)), aead_(std::move(aead)) {}
-    Status decrypt(const Group& group, std::span<std::byte> bytes);
 
     port::Port& port_;
     port::File file_;

@@ -29,7 +29,8 @@ public:
             Chunk& chunk = manifest_.chunks[i];
             buffer_.assign(chunk.bytes, std::byte{0});
             FLEX_TRY(read(at, std::span(buffer_)));
-            FLEX_TRY(aead_.seal(chunk_nonce(i), chunk_associated_data(manifest_, i), buffer_, buffer_, chunk.tag));
+            FLEX_TRY(
+                aead_.seal(chunk_nonce(i), chunk_associated_data(manifest_, i), buffer_, buffer_, chunk.tag));
             FLEX_TRY(file_.write(offset_, buffer_));
             offset_ += chunk.bytes;
             at += chunk.bytes;
@@ -68,7 +69,8 @@ Layout lay_out(const engine::Model& model) {
 void add_group(Manifest& m, GroupKind kind, std::uint32_t stage, std::uint64_t bytes) {
     Group group{kind, stage, static_cast<std::uint32_t>(m.chunks.size()), 0};
     // A stage without tensors of its own still has its place in the order.
-    for (std::uint64_t left = std::max(round_up(bytes, kAlignment), kAlignment); left > 0; ++group.chunk_count) {
+    for (std::uint64_t left = std::max(round_up(bytes, kAlignment), kAlignment); left > 0;
+         ++group.chunk_count) {
         const auto size = static_cast<std::uint32_t>(std::min<std::uint64_t>(left, m.chunk_bytes));
         m.chunks.push_back({size, static_cast<std::uint32_t>(m.groups.size()), {}});
         left -= size;
@@ -99,8 +101,8 @@ Result<Manifest> plan(const SealOptions& options, const Layout& layout, std::siz
 }
 
 /// Fills `out` (zeroed) with what lies at `at` in a stage's clear text: whole tensors, parts, padding.
-Status read_stage(const port::File& source, const engine::Model& model, const Layout& layout, std::uint32_t stage,
-                  std::uint64_t at, std::span<std::byte> out) {
+Status read_stage(const port::File& source, const engine::Model& model, const Layout& layout,
+                  std::uint32_t stage, std::uint64_t at, std::span<std::byte> out) {
     const auto needs = model.tensors();
     for (std::size_t i = 0; i < needs.size(); ++i) {
         const TensorPlace& place = layout.places[i];
@@ -108,7 +110,8 @@ Status read_stage(const port::File& source, const engine::Model& model, const La
         const std::uint64_t begin = std::max(at, place.offset);
         const std::uint64_t end = std::min(at + out.size(), place.offset + place.bytes);
         if (begin >= end) continue;
-        FLEX_TRY(source.read(needs[i].file_offset + (begin - place.offset), out.subspan(begin - at, end - begin)));
+        FLEX_TRY(
+            source.read(needs[i].file_offset + (begin - place.offset), out.subspan(begin - at, end - begin)));
     }
     return {};
 }
@@ -116,7 +119,8 @@ Status read_stage(const port::File& source, const engine::Model& model, const La
 Status check_options(const SealOptions& options) {
     if (!is_valid_name(options.name)) {
         return fail(ErrorCode::kInvalidArgument,
-                    "\"" + options.name + "\" cannot name a model: use 1 to 64 of A-Z a-z 0-9 . _ -, not starting with a dot");
+                    "\"" + options.name +
+                        "\" cannot name a model: use 1 to 64 of A-Z a-z 0-9 . _ -, not starting with a dot");
     }
     if (options.chunk_bytes < kMinChunkBytes || options.chunk_bytes > kMaxChunkBytes ||
         options.chunk_bytes % kAlignment != 0) {
@@ -134,7 +138,8 @@ Status write_package(const SealOptions& options, const port::MappedFile& source,
     FLEX_ASSIGN(auto file, port::NewFile::create(options.target));
     ChunkWriter writer(manifest, std::move(aead), file, options);
     FLEX_TRY(writer.write_group(0, [&](std::uint64_t at, std::span<std::byte> out) -> Status {
-        if (at < metadata.size()) std::ranges::copy(metadata.subspan(at, std::min(out.size(), metadata.size() - at)), out.begin());
+        if (at < metadata.size())
+            std::ranges::copy(metadata.subspan(at, std::min(out.size(), metadata.size() - at)), out.begin());
         return {};
     }));
     for (std::uint32_t stage = 0; stage < model.stages(); ++stage) {
@@ -157,7 +162,8 @@ Result<SealResult> seal(const SealOptions& options, const crypto::Secret32& publ
     FLEX_ASSIGN(const auto tokenizer, tokenizer::Tokenizer::create(gguf));
     if (tokenizer.size() != model.shape().vocabulary) {
         return fail(ErrorCode::kCorrupt, "the tokenizer has " + std::to_string(tokenizer.size()) +
-                                             " tokens, the model " + std::to_string(model.shape().vocabulary));
+                                             " tokens, the model " +
+                                             std::to_string(model.shape().vocabulary));
     }
     const Layout layout = lay_out(model);
     const auto metadata =
@@ -176,7 +182,8 @@ std::uint64_t version_of(const std::string& path) {
     std::array<std::byte, kHeaderBytes + sizeof(PackageId) + 8> head;
     if (!file || !file->read(0, head) || !prefix_bytes(head, UINT64_MAX)) return 0;
     std::uint64_t version = 0;
-    for (std::size_t i = 8; i-- > 0;) version = version << 8 | std::to_integer<std::uint64_t>(head[kHeaderBytes + 16 + i]);
+    for (std::size_t i = 8; i-- > 0;)
+        version = version << 8 | std::to_integer<std::uint64_t>(head[kHeaderBytes + 16 + i]);
     return version;
 }
 

@@ -11,12 +11,12 @@
 namespace flex::package {
 
 struct SealOptions {
-    std::string source;         ///< path of the GGUF file
-    std::string target;         ///< path of the package; replaced only when the new one is complete and on disk
-    std::string name;           ///< see Manifest::name; must be the target's file name without ".flex"
-    std::uint64_t version = 1;  ///< devices refuse a version lower than one they have seen
+    std::string source; ///< path of the GGUF file
+    std::string target; ///< path of the package; replaced only when the new one is complete and on disk
+    std::string name;   ///< see Manifest::name; must be the target's file name without ".flex"
+    std::uint64_t version = 1; ///< devices refuse a version lower than one they have seen
     crypto::Cipher cipher = crypto::Cipher::kChaCha20Poly1305;
-    crypto::Public32 device{};  ///< the only device that will open it
+    crypto::Public32 device{}; ///< the only device that will open it
     std::uint32_t chunk_bytes = 1u << 20;
     std::function<void(std::uint64_t done, std::uint64_t total)> progress; ///< may be empty
 };

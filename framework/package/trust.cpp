@@ -51,8 +51,10 @@ std::vector<std::byte> format_record(const TrustRecord& record) {
 Result<TrustRecord> parse_record(crypto::Bytes content) {
     TrustRecord record;
     if (content.empty()) return record;
-    const Error damaged = fail(ErrorCode::kCorrupt, "the device's rollback-proof store holds something unknown");
-    if (content.size() < kHeadBytes || std::memcmp(content.data(), kMagic.data(), kMagic.size()) != 0) return damaged;
+    const Error damaged =
+        fail(ErrorCode::kCorrupt, "the device's rollback-proof store holds something unknown");
+    if (content.size() < kHeadBytes || std::memcmp(content.data(), kMagic.data(), kMagic.size()) != 0)
+        return damaged;
     record.trust_serial = get_u64(content.subspan(8));
     const std::uint64_t count = get_u64(content.subspan(16));
     // The store may hand back its whole area: what follows the last entry is not ours.
@@ -71,8 +73,8 @@ Result<TrustRecord> parse_record(crypto::Bytes content) {
 
 Result<bool> admit(const Manifest& manifest, const port::TrustList& list, TrustRecord& record) {
     if (list.serial < record.trust_serial) {
-        return refuse("the device's list of publishers is older than one it has seen (" + std::to_string(list.serial) +
-                      " after " + std::to_string(record.trust_serial) + ")");
+        return refuse("the device's list of publishers is older than one it has seen (" +
+                      std::to_string(list.serial) + " after " + std::to_string(record.trust_serial) + ")");
     }
     if (std::ranges::find(list.publishers, manifest.publisher) == list.publishers.end()) {
         return refuse("the package is signed by a publisher this device does not trust (" +
@@ -103,8 +105,8 @@ Result<bool> admit(const Manifest& manifest, const port::TrustList& list, TrustR
                       std::to_string(before->version) + ", which this device has already seen");
     }
     if (now.version == before->version && now.id != before->id) {
-        return refuse("this device has seen another package with the same version " + std::to_string(now.version) +
-                      "; seal it with a higher --version");
+        return refuse("this device has seen another package with the same version " +
+                      std::to_string(now.version) + "; seal it with a higher --version");
     }
     if (now.version > before->version) {
         *before = now;
@@ -119,7 +121,8 @@ Status TrustStore::admit(const Manifest& manifest) {
     if (!content) {
         if (content.error().code != ErrorCode::kNotFound) return content.error();
         return fail(ErrorCode::kNotFound, "this device was never told which publishers to trust (no " +
-                                              std::string(port::kTrustFile) + " in its store); provision it again");
+                                              std::string(port::kTrustFile) +
+                                              " in its store); provision it again");
     }
     FLEX_ASSIGN(const auto mac_key, port_.device_key(port::kTrustKeyLabel));
     FLEX_ASSIGN(const auto list, port::parse_trust(*content, mac_key));

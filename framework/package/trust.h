@@ -34,9 +34,9 @@ inline constexpr std::size_t kMaxSeenPackages = 290; ///< fits the 16 KiB of the
 /// Empty content is an empty record. Error: kCorrupt.
 Result<TrustRecord> parse_record(crypto::Bytes content);
 
-/// Decides about `manifest` against `list`, and updates both serial and versions in `record`; returns whether it
-/// changed. Errors: kAuthentication (unknown publisher, older version, same version with other content, name
-/// owned by another publisher, older list), kUnsupported (store full).
+/// Decides about `manifest` against `list`, and updates both serial and versions in `record`; returns whether
+/// it changed. Errors: kAuthentication (unknown publisher, older version, same version with other content,
+/// name owned by another publisher, older list), kUnsupported (store full).
 Result<bool> admit(const Manifest& manifest, const port::TrustList& list, TrustRecord& record);
 
 /// The device's memory of trust. Any thread.

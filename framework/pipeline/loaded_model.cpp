@@ -6,6 +6,11 @@ namespace flex::pipeline {
 
 using package::LoadTimes;
 
+namespace {
+/// Stages that may lie fetched but not yet decrypted: enough to overlap, little enough to fail early.
+constexpr engine::Stage kFetchedAhead = 3;
+} // namespace
+
 Result<std::unique_ptr<LoadedModel>> LoadedModel::open(std::unique_ptr<WeightSource> source) {
     std::unique_ptr<LoadedModel> loaded(new LoadedModel(std::move(source)));
     auto status = loaded->load_metadata();
@@ -28,17 +33,26 @@ Status LoadedModel::load_metadata() {
 }
 
 LoadedModel::~LoadedModel() {
-    stop_ = true;
-    if (loader_.joinable()) loader_.join();
+    {
+        const std::lock_guard lock(mutex_);
+        stop_ = true;
+        handed_on_.notify_all();
+    }
+    if (fetcher_.joinable()) fetcher_.join();
+    if (opener_.joinable()) opener_.join();
 }
 
 void LoadedModel::start_loading() {
     const std::lock_guard lock(mutex_);
     if (std::exchange(started_, true)) return;
     try {
-        loader_ = std::thread([this] { load_all(); });
+        opener_ = std::thread([this] { open_all(); });
+        fetcher_ = std::thread([this] { fetch_all(); });
+        fetching_ = true;
     } catch (const std::system_error&) {
-        error_ = fail(ErrorCode::kOutOfMemory, "the system gives no thread to load the model with; try again");
+        error_ =
+            fail(ErrorCode::kOutOfMemory, "the system gives no thread to load the model with; try again");
+        handed_on_.notify_all();
     }
 }
 
@@ -49,7 +63,7 @@ bool LoadedModel::failed() const {
 
 bool LoadedModel::settled() const {
     const std::lock_guard lock(mutex_);
-    return error_.has_value() || loaded_ == model_->stages();
+    return !fetching_ && (error_.has_value() || loaded_ == model_->stages());
 }
 
 engine::Stage LoadedModel::stages_loaded() const {
@@ -67,47 +81,83 @@ void LoadedModel::add_times(const LoadTimes& times) {
     times_ += times;
 }
 
-void LoadedModel::load_all() {
-    for (engine::Stage stage = 0; stage < model_->stages() && !stop_; ++stage) {
-        const Status status = load_stage(stage);
-        const std::lock_guard lock(mutex_);
-        if (status) {
-            loaded_ = stage + 1;
-        } else {
-            error_ = status.error();
-        }
-        arrived_.notify_all();
-        if (!status) return;
-    }
+void LoadedModel::fail_with(const Error& error) {
+    const std::lock_guard lock(mutex_);
+    if (!error_) error_ = error;
+    arrived_.notify_all();
+    handed_on_.notify_all();
 }
 
-/// The stage's weights, after others have made room if they must. No lock is held here: making room waits for threads.
-Result<memory::FlexBuffer> LoadedModel::fetch(engine::Stage stage, LoadTimes& times) {
+/// The first thread: brings in stage after stage, at most kFetchedAhead before the second.
+void LoadedModel::fetch_all() {
+    for (engine::Stage stage = 0; stage < model_->stages(); ++stage) {
+        {
+            std::unique_lock lock(mutex_);
+            handed_on_.wait(lock, [&] { return stage < loaded_ + kFetchedAhead || error_ || stop_; });
+            if (error_ || stop_) break;
+        }
+        auto buffer = fetch(stage);
+        if (!buffer) {
+            fail_with(buffer.error());
+            break;
+        }
+        const std::lock_guard lock(mutex_);
+        bytes_ += buffer->bytes().size();
+        buffers_[stage] = std::move(*buffer);
+        fetched_ = stage + 1;
+        handed_on_.notify_all();
+    }
+    const std::lock_guard lock(mutex_);
+    fetching_ = false;
+}
+
+/// The stage as stored, after others have made room if they must. No lock is held: making room waits for
+/// threads.
+Result<memory::FlexBuffer> LoadedModel::fetch(engine::Stage stage) {
     for (;;) {
-        auto buffer = source_->stage(stage, times);
+        LoadTimes times;
+        auto buffer = source_->fetch(stage, times);
+        add_times(times);
         if (buffer || buffer.error().code != ErrorCode::kOutOfMemory || !make_room_ || stop_) return buffer;
         if (make_room_(1) == 0) return buffer;
     }
 }
 
-Status LoadedModel::load_stage(engine::Stage stage) {
+/// The second thread: decrypts and binds what the first has brought.
+void LoadedModel::open_all() {
+    for (engine::Stage stage = 0; stage < model_->stages(); ++stage) {
+        memory::FlexBuffer* buffer = nullptr;
+        {
+            std::unique_lock lock(mutex_);
+            handed_on_.wait(lock, [&] { return fetched_ > stage || error_ || stop_; });
+            if (fetched_ <= stage || stop_) return;
+            buffer = &buffers_[stage]; // this thread's until it is bound
+        }
+        if (const Status status = open_stage(stage, *buffer); !status) return fail_with(status.error());
+        const std::lock_guard lock(mutex_);
+        loaded_ = stage + 1;
+        arrived_.notify_all();
+        handed_on_.notify_all();
+    }
+}
+
+Status LoadedModel::open_stage(engine::Stage stage, memory::FlexBuffer& buffer) {
     LoadTimes times;
-    FLEX_ASSIGN(auto buffer, fetch(stage, times));
+    FLEX_TRY(source_->open(stage, buffer, times));
+    add_times(times);
     for (const package::TensorPlace& place : places_) {
         if (place.stage != stage) continue;
         if (place.offset % package::kTensorAlignment != 0 || place.offset > buffer.bytes().size() ||
             place.bytes > buffer.bytes().size() - place.offset) {
-            return fail(ErrorCode::kCorrupt, info().name + ": tensor " + place.name + " lies outside its stage");
+            return fail(ErrorCode::kCorrupt,
+                        info().name + ": tensor " + place.name + " lies outside its stage");
         }
         FLEX_TRY(model_->bind(place.name, buffer.bytes().subspan(place.offset, place.bytes)));
     }
     if (!model_->bound(stage)) {
-        return fail(ErrorCode::kCorrupt, info().name + ": stage " + std::to_string(stage) + " lacks a tensor");
+        return fail(ErrorCode::kCorrupt,
+                    info().name + ": stage " + std::to_string(stage) + " lacks a tensor");
     }
-    const std::lock_guard lock(mutex_);
-    times_ += times;
-    bytes_ += buffer.bytes().size();
-    buffers_[stage] = std::move(buffer);
     return {};
 }
 

@@ -16,7 +16,8 @@ std::uint32_t default_context(const engine::ModelShape& shape, std::uint64_t mem
     const std::uint32_t most = std::min(shape.context, kMaxDefaultContext);
     if (memory_bytes == 0) return most;
     const std::uint64_t fits = memory_bytes / 4 / shape.kv_bytes(1);
-    return std::min(most, std::max(static_cast<std::uint32_t>(std::min<std::uint64_t>(fits, most)), kMinDefaultContext));
+    return std::min(
+        most, std::max(static_cast<std::uint32_t>(std::min<std::uint64_t>(fits, most)), kMinDefaultContext));
 }
 
 Registry::Registry(port::Port& port, const RegistryOptions& options)
@@ -40,7 +41,8 @@ Result<std::vector<std::string>> Registry::names() const {
 }
 
 Status Registry::add_gguf(const std::string& name, const std::string& path) {
-    if (!package::is_valid_name(name)) return fail(ErrorCode::kInvalidArgument, "\"" + name + "\" is not a model's name");
+    if (!package::is_valid_name(name))
+        return fail(ErrorCode::kInvalidArgument, "\"" + name + "\" is not a model's name");
     if (auto source = open_gguf_source(port_, path, name); !source) return source.error();
     const std::lock_guard lock(mutex_);
     gguf_files_[name] = path;
@@ -76,8 +78,8 @@ Result<std::shared_ptr<ServedModel>> Registry::open(const std::string& name) {
     return served;
 }
 
-/// mutex_ is held. What must go is moved to `dropped`: it is destroyed after the lock, because that waits for a loader
-/// which may be waiting for the lock itself.
+/// mutex_ is held. What must go is moved to `dropped`: it is destroyed after the lock, because that waits for
+/// a loader which may be waiting for the lock itself.
 Result<std::shared_ptr<ServedModel>> Registry::get_or_open(const std::string& name, Models& dropped) {
     auto found = models_.find(name);
     if (found != models_.end() && found->second.model->weights->failed()) {
@@ -99,7 +101,8 @@ Result<std::shared_ptr<ServedModel>> Registry::get(const std::string& name) {
         Models dropped;
         const std::lock_guard lock(mutex_);
         auto model = get_or_open(name, dropped);
-        if (model || model.error().code != ErrorCode::kOutOfMemory || take_idle(1, dropped) == 0) return model;
+        if (model || model.error().code != ErrorCode::kOutOfMemory || take_idle(1, dropped) == 0)
+            return model;
     }
 }
 
@@ -111,7 +114,8 @@ std::uint64_t Registry::take_idle(std::uint64_t bytes, Models& taken, bool settl
         for (auto entry = models_.begin(); entry != models_.end(); ++entry) {
             const auto& model = entry->second.model;
             const bool idle = model.use_count() == 1 && (!settled_only || model->weights->settled());
-            if (idle && (victim == models_.end() || entry->second.last_use < victim->second.last_use)) victim = entry;
+            if (idle && (victim == models_.end() || entry->second.last_use < victim->second.last_use))
+                victim = entry;
         }
         if (victim == models_.end()) break;
         freed += std::max<std::uint64_t>(victim->second.model->weights->bytes_loaded(), 1);
@@ -121,8 +125,8 @@ std::uint64_t Registry::take_idle(std::uint64_t bytes, Models& taken, bool settl
     return freed;
 }
 
-/// For loaders. Destroying a model waits for its loader, so a loader may only destroy models whose loaders are done:
-/// neither its own nor one that may be waiting for it.
+/// For loaders. Destroying a model waits for its loader, so a loader may only destroy models whose loaders
+/// are done: neither its own nor one that may be waiting for it.
 std::uint64_t Registry::make_room(std::uint64_t bytes) {
     Models taken;
     const std::lock_guard lock(mutex_);
@@ -141,8 +145,9 @@ std::vector<ModelStatus> Registry::status() const {
     for (const auto& [name, entry] : models_) {
         const LoadedModel& weights = *entry.model->weights;
         const std::chrono::duration<double> idle = Clock::now() - entry.last_use;
-        all.push_back({name, weights.info().kind, weights.info().version, weights.info().bytes, weights.bytes_loaded(),
-                       entry.model->session->context(), entry.model.use_count() > 1, idle.count()});
+        all.push_back({name, weights.info().kind, weights.info().version, weights.info().bytes,
+                       weights.bytes_loaded(), entry.model->session->context(), entry.model.use_count() > 1,
+                       idle.count()});
     }
     return all;
 }

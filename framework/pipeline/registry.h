@@ -15,8 +15,8 @@
 
 namespace flex::pipeline {
 
-/// Tokens for a session where nobody said: what the model was trained for, at most 4096, and with a KV cache of at most a
-/// quarter of the machine's memory (0: unknown, no limit).
+/// Tokens for a session where nobody said: what the model was trained for, at most 4096, and with a KV cache
+/// of at most a quarter of the machine's memory (0: unknown, no limit).
 [[nodiscard]] std::uint32_t default_context(const engine::ModelShape& shape, std::uint64_t memory_bytes);
 
 /// A model in memory with the one session that computes with it.
@@ -53,15 +53,16 @@ public:
     /// Names in the store, sorted, and those added with add_gguf. Error: kIo.
     Result<std::vector<std::string>> names() const;
 
-    /// The model, ready to tokenize; its weights begin to come in. Opened at most once; other models that nobody
-    /// uses are dropped when memory is short. The model stays while the pointer is held.
-    /// Errors: as Package::open and LoadedModel::open, kOutOfMemory.
+    /// The model, ready to tokenize; its weights begin to come in. Opened at most once; other models that
+    /// nobody uses are dropped when memory is short. The model stays while the pointer is held. Errors: as
+    /// Package::open and LoadedModel::open, kOutOfMemory.
     Result<std::shared_ptr<ServedModel>> get(const std::string& name);
 
     /// Serves a plain GGUF file as `name`, instead of a package. Natively only.
     Status add_gguf(const std::string& name, const std::string& path);
 
-    /// Drops models that nobody uses, the least recently used first, until `bytes` are free. Returns what was freed.
+    /// Drops models that nobody uses, the least recently used first, until `bytes` are free. Returns what was
+    /// freed.
     std::uint64_t give_back(std::uint64_t bytes);
 
     [[nodiscard]] std::vector<ModelStatus> status() const;

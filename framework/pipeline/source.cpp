@@ -18,12 +18,16 @@ class PackageSource final : public WeightSource {
 public:
     explicit PackageSource(std::unique_ptr<package::Package> package) : package_(std::move(package)) {
         const package::Manifest& m = package_->manifest();
-        info_ = {m.name, std::string("sealed, ") + crypto::name_of(m.cipher), m.version, m.file_bytes - m.data_offset};
+        info_ = {m.name, std::string("sealed, ") + crypto::name_of(m.cipher), m.version,
+                 m.file_bytes - m.data_offset};
     }
     [[nodiscard]] const SourceInfo& info() const override { return info_; }
     Result<Metadata> metadata(LoadTimes& times) override { return package_->load_metadata(times); }
-    Result<memory::FlexBuffer> stage(std::uint32_t stage, LoadTimes& times) override {
-        return package_->load(stage + 1, times);
+    Result<memory::FlexBuffer> fetch(std::uint32_t stage, LoadTimes& times) override {
+        return package_->fetch(stage + 1, times);
+    }
+    Status open(std::uint32_t stage, memory::FlexBuffer& buffer, LoadTimes& times) override {
+        return package_->decrypt(stage + 1, buffer, times);
     }
 
 private:
@@ -34,7 +38,8 @@ private:
 /// Reads tensors to the places a package would have given them.
 class GgufSource final : public WeightSource {
 public:
-    GgufSource(port::Port& port, port::MappedFile file, std::string name) : port_(port), file_(std::move(file)) {
+    GgufSource(port::Port& port, port::MappedFile file, std::string name)
+        : port_(port), file_(std::move(file)) {
         info_ = {std::move(name), "plain GGUF", 0, file_.bytes().size()};
     }
     [[nodiscard]] const SourceInfo& info() const override { return info_; }
@@ -53,7 +58,8 @@ public:
         stage_bytes_.assign(model.stages(), 0);
         for (const auto& need : model.tensors()) {
             std::uint64_t& end = stage_bytes_[need.stage];
-            end = (end + package::kTensorAlignment - 1) / package::kTensorAlignment * package::kTensorAlignment;
+            end =
+                (end + package::kTensorAlignment - 1) / package::kTensorAlignment * package::kTensorAlignment;
             metadata.places.push_back({need.name, need.stage, end, need.bytes});
             file_offsets_.push_back(need.file_offset);
             end += need.bytes;
@@ -62,19 +68,21 @@ public:
         return metadata;
     }
 
-    Result<memory::FlexBuffer> stage(std::uint32_t stage, LoadTimes& times) override {
+    Result<memory::FlexBuffer> fetch(std::uint32_t stage, LoadTimes& times) override {
         const auto begin = now();
         FLEX_ASSIGN(const auto block, port_.allocate(std::max(stage_bytes_.at(stage), kPage)));
         memory::FlexBuffer buffer(port_, block);
         const auto allocated = now();
         for (std::size_t i = 0; i < places_.size(); ++i) {
             if (places_[i].stage != stage) continue;
-            FLEX_TRY(file_.file().read(file_offsets_[i], buffer.bytes().subspan(places_[i].offset, places_[i].bytes)));
+            FLEX_TRY(file_.file().read(file_offsets_[i],
+                                       buffer.bytes().subspan(places_[i].offset, places_[i].bytes)));
         }
         times.allocate_ns += allocated - begin;
         times.load_ns += now() - allocated;
         return buffer;
     }
+    Status open(std::uint32_t, memory::FlexBuffer&, LoadTimes&) override { return {}; }
 
 private:
     static std::uint64_t now() {

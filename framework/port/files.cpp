@@ -69,8 +69,8 @@ Result<std::vector<std::byte>> read_file(const std::string& path, std::size_t li
     FLEX_ASSIGN(File file, File::open(path));
     FLEX_ASSIGN(const std::uint64_t size, file.size());
     if (size > limit) {
-        return fail(ErrorCode::kCorrupt,
-                    path + " has " + std::to_string(size) + " bytes; expected at most " + std::to_string(limit));
+        return fail(ErrorCode::kCorrupt, path + " has " + std::to_string(size) + " bytes; expected at most " +
+                                             std::to_string(limit));
     }
     std::vector<std::byte> content(size);
     FLEX_TRY(file.read(0, content));

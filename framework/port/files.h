@@ -37,8 +37,8 @@ private:
     int descriptor_ = -1;
 };
 
-/// A whole file mapped for reading, for parsing in place. (Bulk data is better read with File::read: a failing disk
-/// is then an error and not a signal.)
+/// A whole file mapped for reading, for parsing in place. (Bulk data is better read with File::read: a
+/// failing disk is then an error and not a signal.)
 class MappedFile {
 public:
     /// Errors: kNotFound, kCorrupt (empty), kIo.

@@ -58,7 +58,8 @@ void put_u64(std::vector<std::byte>& to, std::uint64_t value) {
 }
 std::uint64_t get_little_endian(crypto::Bytes bytes) {
     std::uint64_t value = 0;
-    for (std::size_t i = bytes.size(); i-- > 0;) value = value << 8 | std::to_integer<std::uint64_t>(bytes[i]);
+    for (std::size_t i = bytes.size(); i-- > 0;)
+        value = value << 8 | std::to_integer<std::uint64_t>(bytes[i]);
     return value;
 }
 
@@ -110,7 +111,8 @@ Result<std::vector<std::byte>> format_trust(const TrustList& list, const crypto:
     put_u64(content, list.serial);
     put_u32(content, static_cast<std::uint32_t>(list.publishers.size()));
     put_u32(content, 0);
-    for (const auto& publisher : list.publishers) content.insert(content.end(), publisher.begin(), publisher.end());
+    for (const auto& publisher : list.publishers)
+        content.insert(content.end(), publisher.begin(), publisher.end());
     std::array<std::byte, 32> mac;
     FLEX_TRY(crypto::hmac_sha256(mac_key.bytes(), content, mac));
     content.insert(content.end(), mac.begin(), mac.end());
@@ -119,7 +121,8 @@ Result<std::vector<std::byte>> format_trust(const TrustList& list, const crypto:
 
 Result<TrustList> parse_trust(crypto::Bytes content, const crypto::Secret32& mac_key) {
     constexpr std::size_t kHead = 24, kMac = 32;
-    if (content.size() < kHead + kMac || std::memcmp(content.data(), kTrustMagic.data(), kTrustMagic.size()) != 0) {
+    if (content.size() < kHead + kMac ||
+        std::memcmp(content.data(), kTrustMagic.data(), kTrustMagic.size()) != 0) {
         return fail(ErrorCode::kCorrupt, "the device's list of publishers is damaged; provision it again");
     }
     const auto body = content.first(content.size() - kMac);
@@ -133,7 +136,8 @@ Result<TrustList> parse_trust(crypto::Bytes content, const crypto::Secret32& mac
     list.serial = get_little_endian(body.subspan(8, 8));
     const std::uint64_t count = get_little_endian(body.subspan(16, 4));
     if (count > kMaxPublishers || body.size() != kHead + 32 * count) {
-        return fail(ErrorCode::kCorrupt, "the device's list of publishers is inconsistent; provision it again");
+        return fail(ErrorCode::kCorrupt,
+                    "the device's list of publishers is inconsistent; provision it again");
     }
     list.publishers.resize(count);
     for (std::size_t i = 0; i < count; ++i) {

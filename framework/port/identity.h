@@ -40,13 +40,15 @@ struct TrustList {
 inline constexpr std::size_t kMaxPublishers = 64;
 inline constexpr const char* kTrustFile = "device.trust"; ///< in the store folder
 
-/// The file device.trust. It needs the root key to make, so the normal world, which carries it, cannot forge it.
+/// The file device.trust. It needs the root key to make, so the normal world, which carries it, cannot forge
+/// it.
 Result<std::vector<std::byte>> format_trust(const TrustList& list, const crypto::Secret32& mac_key);
 /// Errors: kCorrupt, kAuthentication.
 Result<TrustList> parse_trust(crypto::Bytes content, const crypto::Secret32& mac_key);
 
 /// Writes what the world needs to know of a new device: FOLDER/device.pub, FOLDER/device-ca.pem and
-/// FOLDER/store/device.trust (which names `publisher`, with `serial`). Existing files are replaced atomically.
+/// FOLDER/store/device.trust (which names `publisher`, with `serial`). Existing files are replaced
+/// atomically.
 Status provision(crypto::Bytes root_key, const std::string& folder, const crypto::Public32& publisher,
                  std::uint64_t serial = 1);
 

@@ -25,7 +25,8 @@ std::uint64_t now_ns() {
 class NativePort final : public Port {
 public:
     NativePort(crypto::Secret32 root_key, std::string folder)
-        : root_key_(std::move(root_key)), secure_store_(folder + "/secure-store"), store_(folder + "/store") {}
+        : root_key_(std::move(root_key)), secure_store_(folder + "/secure-store"), store_(folder + "/store") {
+    }
 
     [[nodiscard]] bool is_protected() const override { return false; }
     [[nodiscard]] const char* name() const override { return "native (no protection)"; }
@@ -79,7 +80,8 @@ public:
 
     Status write_secure_store(std::span<const std::byte> content) override {
         const std::lock_guard lock(secure_store_mutex_);
-        if (content.size() > kSecureStoreBytes) return fail(ErrorCode::kInternal, "secure store is too small");
+        if (content.size() > kSecureStoreBytes)
+            return fail(ErrorCode::kInternal, "secure store is too small");
         return write_file(secure_store_, content, 0600);
     }
 

@@ -1,5 +1,5 @@
-// Name resolution for a program that only ever meets numeric addresses. Defined here, these take the place of the C
-// library's own, which would bring name services, their plug-ins and their files into the trusted base.
+// Name resolution for a program that only ever meets numeric addresses. Defined here, these take the place of
+// the C library's own, which would bring name services, their plug-ins and their files into the trusted base.
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>

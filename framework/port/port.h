@@ -18,7 +18,8 @@
 
 namespace flex::port {
 
-/// A piece of Flex-Mem, as returned by allocate() or load(); 4 KiB aligned. Not owned: see memory/flex_buffer.h.
+/// A piece of Flex-Mem, as returned by allocate() or load(); 4 KiB aligned. Not owned: see
+/// memory/flex_buffer.h.
 struct Block {
     std::byte* data = nullptr;
     std::size_t bytes = 0;
@@ -56,9 +57,9 @@ public:
     virtual Result<Block> allocate(std::size_t bytes) = 0;
     /// The whole block; its content is gone when this returns.
     virtual void free(Block block) = 0;
-    /// Part of an open file in fresh memory; offset and bytes are multiples of 4 KiB. In the device the frames
-    /// are protected after the read and before this returns: the content is untrusted but cannot change.
-    /// Errors: kOutOfMemory, kIo (also when the file ends inside the part).
+    /// Part of an open file in fresh memory; offset and bytes are multiples of 4 KiB. In the device the
+    /// frames are protected after the read and before this returns: the content is untrusted but cannot
+    /// change. Errors: kOutOfMemory, kIo (also when the file ends inside the part).
     virtual Result<LoadedBlock> load(int file, std::uint64_t offset, std::size_t bytes) = 0;
 
     /// HMAC-SHA256(device root key, label); label at most 64 bytes. The only use of the root key there is.
@@ -81,8 +82,8 @@ public:
 /// missing, with a new root key). Protects nothing. Error: kIo.
 Result<std::unique_ptr<Port>> make_native_port(const std::string& folder);
 
-/// Where Linux stands in for a device, this stands in for the factory: writes the public identity of `folder` and its
-/// list of publishers (this user's, see port/identity.h). Call after make_native_port. Error: kIo.
+/// Where Linux stands in for a device, this stands in for the factory: writes the public identity of `folder`
+/// and its list of publishers (this user's, see port/identity.h). Call after make_native_port. Error: kIo.
 Status provision_native(const std::string& folder, const std::string& home);
 
 /// The secure world, when this program runs under the trusted OS; kUnsupported elsewhere.

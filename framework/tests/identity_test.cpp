@@ -47,7 +47,8 @@ TEST(Identity, the_ca_certificate_is_the_same_every_time_and_differs_between_dev
 TEST(Identity, the_keys_of_one_device_are_independent) {
     const auto root = key_of(7);
     const auto derive = derive_from(root.bytes());
-    const auto a = derive(kPackageKeyLabel).value(), b = derive(kTlsCaKeyLabel).value(), c = derive(kTrustKeyLabel).value();
+    const auto a = derive(kPackageKeyLabel).value(), b = derive(kTlsCaKeyLabel).value(),
+               c = derive(kTrustKeyLabel).value();
     EXPECT_NE(crypto::hex(a.bytes()), crypto::hex(b.bytes()));
     EXPECT_NE(crypto::hex(a.bytes()), crypto::hex(c.bytes()));
     EXPECT_NE(crypto::hex(b.bytes()), crypto::hex(c.bytes()));
@@ -57,7 +58,8 @@ TEST(Identity, a_device_public_key_file_is_read_strictly) {
     const crypto::Public32 key = crypto::x25519_public(key_of(3)).value();
     EXPECT_EQ(parse_device_public(format_device_public(key)).value(), key);
     const std::string good = format_device_public(key);
-    for (const std::string& bad : {std::string(), good.substr(0, 40), "x" + good, good + "00", std::string("flexserve-device-1 ")}) {
+    for (const std::string& bad :
+         {std::string(), good.substr(0, 40), "x" + good, good + "00", std::string("flexserve-device-1 ")}) {
         EXPECT_FALSE(parse_device_public(bad).ok()) << bad;
     }
 }
@@ -84,7 +86,8 @@ TEST(Identity, the_list_of_publishers_is_believed_only_with_the_device_s_own_mac
 TEST(Identity, a_publisher_keeps_his_key) {
     const test::TemporaryFolder home;
     const auto first = publisher_key(home.path() + "/deep/home").value();
-    EXPECT_EQ(crypto::hex(first.bytes()), crypto::hex(publisher_key(home.path() + "/deep/home").value().bytes()));
+    EXPECT_EQ(crypto::hex(first.bytes()),
+              crypto::hex(publisher_key(home.path() + "/deep/home").value().bytes()));
 }
 
 TEST(Files, a_new_file_appears_whole_or_not_at_all) {

@@ -50,7 +50,8 @@ TEST(OpenAi, the_defaults_are_those_of_the_api) {
 }
 
 TEST(OpenAi, a_prompt_may_be_tokens) {
-    EXPECT_EQ(good(Endpoint::kCompletion, R"({"model":"m","prompt":[1,2,3]})").prompt_tokens, (std::vector<TokenId>{1, 2, 3}));
+    EXPECT_EQ(good(Endpoint::kCompletion, R"({"model":"m","prompt":[1,2,3]})").prompt_tokens,
+              (std::vector<TokenId>{1, 2, 3}));
     EXPECT_EQ(good(Endpoint::kCompletion, R"({"model":"m","prompt":["one"]})").prompt, "one");
 }
 
@@ -101,7 +102,8 @@ const Bad kBadChats[] = {
     {"{" M R"(,"seed":"x"})", "seed"},
     {"{" M R"(,"stop":""})", "stop"},
     {"{" M R"(,"stop":[1]})", "stop"},
-    {"{" M R"(,"stop":["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16","17"]})", "stop"},
+    {"{" M R"(,"stop":["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16","17"]})",
+     "stop"},
     {"{" M R"(,"stream":1})", "stream"},
     {"{" M R"(,"stream_options":[]})", "stream_options"},
     {"{" M R"(,"n":2})", "n must be 1"},
@@ -121,14 +123,16 @@ TEST(OpenAi, json_cannot_be_nested_without_end) {
     const std::string deep = R"({"model":)" + std::string(100000, '[');
     EXPECT_NE(parse_request(Endpoint::kChat, deep).error().message.find("nested"), std::string::npos);
     // Brackets inside a string are only text.
-    const auto r = good(Endpoint::kCompletion, R"({"model":"m","prompt":"\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["})");
+    const auto r =
+        good(Endpoint::kCompletion, R"({"model":"m","prompt":"\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["})");
     EXPECT_EQ(r.prompt.size(), 41u);
 }
 
 TEST(OpenAi, a_bad_prompt_is_refused) {
-    for (const char* body : {R"({"model":"m"})", R"({"model":"m","prompt":5})", R"({"model":"m","prompt":[]})",
-                             R"({"model":"m","prompt":["a","b"]})", R"({"model":"m","prompt":[-1]})",
-                             R"({"model":"m","prompt":[4294967296]})", R"({"model":"m","prompt":[[1]]})"}) {
+    for (const char* body :
+         {R"({"model":"m"})", R"({"model":"m","prompt":5})", R"({"model":"m","prompt":[]})",
+          R"({"model":"m","prompt":["a","b"]})", R"({"model":"m","prompt":[-1]})",
+          R"({"model":"m","prompt":[4294967296]})", R"({"model":"m","prompt":[[1]]})"}) {
         EXPECT_FALSE(parse_request(Endpoint::kCompletion, body).ok()) << body;
     }
 }
@@ -146,7 +150,8 @@ GenerationResult result() {
 
 TEST(OpenAi, a_chat_answer_has_the_api_s_shape) {
     CompletionRequest request;
-    const Json answer = Json::parse(format_answer({Endpoint::kChat, "chatcmpl-1", 99, "m"}, request, "text", result()));
+    const Json answer =
+        Json::parse(format_answer({Endpoint::kChat, "chatcmpl-1", 99, "m"}, request, "text", result()));
     EXPECT_EQ(answer["object"], "chat.completion");
     EXPECT_EQ(answer["id"], "chatcmpl-1");
     EXPECT_EQ(answer["created"], 99);
@@ -158,7 +163,8 @@ TEST(OpenAi, a_chat_answer_has_the_api_s_shape) {
     EXPECT_EQ(answer["usage"]["completion_tokens"], 3);
     EXPECT_EQ(answer["usage"]["total_tokens"], 8);
     EXPECT_EQ(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
-    for (const char* part : {"allocate_ms", "load_ms", "decrypt_ms", "compute_ms", "ttft_ms", "decode_tokens_per_second"}) {
+    for (const char* part :
+         {"allocate_ms", "load_ms", "decrypt_ms", "compute_ms", "ttft_ms", "decode_tokens_per_second"}) {
         EXPECT_TRUE(answer["timings"][part].is_number()) << part;
     }
     EXPECT_EQ(answer["timings"]["ttft_ms"], 12.5);
@@ -171,7 +177,8 @@ TEST(OpenAi, a_plain_completion_has_the_api_s_shape) {
     request.return_tokens = true;
     auto r = result();
     r.stopped = false;
-    const Json answer = Json::parse(format_answer({Endpoint::kCompletion, "cmpl-1", 99, "m"}, request, "text", r));
+    const Json answer =
+        Json::parse(format_answer({Endpoint::kCompletion, "cmpl-1", 99, "m"}, request, "text", r));
     EXPECT_EQ(answer["object"], "text_completion");
     EXPECT_EQ(answer["choices"][0]["text"], "before text");
     EXPECT_EQ(answer["choices"][0]["finish_reason"], "length");
@@ -214,8 +221,9 @@ TEST(OpenAi, a_stream_has_the_api_s_shape) {
 
 TEST(OpenAi, errors_have_the_api_s_shape_and_status) {
     const std::pair<ErrorCode, int> statuses[] = {
-        {ErrorCode::kInvalidArgument, 400}, {ErrorCode::kContextFull, 400}, {ErrorCode::kNotFound, 404},
-        {ErrorCode::kBusy, 503},            {ErrorCode::kOutOfMemory, 503}, {ErrorCode::kAuthentication, 500}};
+        {ErrorCode::kInvalidArgument, 400}, {ErrorCode::kContextFull, 400},
+        {ErrorCode::kNotFound, 404},        {ErrorCode::kBusy, 503},
+        {ErrorCode::kOutOfMemory, 503},     {ErrorCode::kAuthentication, 500}};
     for (const auto& [code, status] : statuses) {
         EXPECT_EQ(http_status(code), status);
         const Json body = Json::parse(format_error(fail(code, "why \"so\"")));
@@ -224,7 +232,8 @@ TEST(OpenAi, errors_have_the_api_s_shape_and_status) {
         EXPECT_TRUE(body["error"].contains("param"));
         EXPECT_TRUE(body["error"].contains("code"));
     }
-    EXPECT_EQ(Json::parse(format_error(fail(ErrorCode::kContextFull, "x")))["error"]["code"], "context_length_exceeded");
+    EXPECT_EQ(Json::parse(format_error(fail(ErrorCode::kContextFull, "x")))["error"]["code"],
+              "context_length_exceeded");
 }
 
 TEST(OpenAi, the_list_of_models_has_the_api_s_shape) {

@@ -24,12 +24,15 @@ bool put(const std::string& path, std::span<const std::byte> content) {
     return static_cast<bool>(out.flush());
 }
 
-std::vector<std::byte> bytes_of_file(const std::string& path) { return port::read_file(path, 1u << 30).value(); }
+std::vector<std::byte> bytes_of_file(const std::string& path) {
+    return port::read_file(path, 1u << 30).value();
+}
 
 /// Makes the signature of a changed header and manifest good again (docs/package-format.md).
 void resign(std::vector<std::byte>& prefix, const crypto::Secret32& key) {
     std::vector<std::byte> message;
-    for (const char c : std::string_view("flexserve package signature v1\n")) message.push_back(static_cast<std::byte>(c));
+    for (const char c : std::string_view("flexserve package signature v1\n"))
+        message.push_back(static_cast<std::byte>(c));
     message.insert(message.end(), prefix.begin(), prefix.begin() + 48);
     message.insert(message.end(), prefix.begin() + kHeaderBytes, prefix.end());
     std::ranges::copy(crypto::ed25519_sign(key, message).value(), prefix.begin() + 48);
@@ -58,7 +61,9 @@ protected:
     [[nodiscard]] std::string path(const std::string& name = "m") const {
         return folder_.path() + "/store/" + name + ".flex";
     }
-    Manifest seal(std::uint64_t version = 1) { return package::seal(options(version), publisher_).value().manifest; }
+    Manifest seal(std::uint64_t version = 1) {
+        return package::seal(options(version), publisher_).value().manifest;
+    }
 
     /// Opens the package and reads all of it.
     Status open_and_load() {
@@ -122,7 +127,9 @@ TEST_P(CipherTest, what_was_sealed_comes_back_byte_for_byte) {
 
 INSTANTIATE_TEST_SUITE_P(Ciphers, CipherTest,
                          testing::Values(crypto::Cipher::kAes256Gcm, crypto::Cipher::kChaCha20Poly1305),
-                         [](const auto& info) { return info.param == crypto::Cipher::kAes256Gcm ? "aes" : "chacha"; });
+                         [](const auto& info) {
+                             return info.param == crypto::Cipher::kAes256Gcm ? "aes" : "chacha";
+                         });
 
 TEST_F(PackageTest, chunks_are_page_aligned_and_contiguous) {
     const Manifest m = seal();
@@ -187,7 +194,9 @@ TEST_F(PackageTest, swapped_chunks_are_refused) {
     const Manifest m = seal();
     ASSERT_EQ(m.chunks[1].bytes, m.chunks[2].bytes);
     edit([&](auto& content) {
-        const auto at = [&](std::uint32_t i) { return content.begin() + static_cast<std::ptrdiff_t>(m.chunk_offset(i)); };
+        const auto at = [&](std::uint32_t i) {
+            return content.begin() + static_cast<std::ptrdiff_t>(m.chunk_offset(i));
+        };
         std::swap_ranges(at(1), at(2), at(2));
     });
     expect_refused(ErrorCode::kAuthentication, "chunk 1 of");
@@ -207,8 +216,9 @@ TEST_F(PackageTest, chunks_of_another_version_are_refused) {
 TEST_F(PackageTest, every_truncation_is_refused) {
     const Manifest m = seal();
     const auto good = bytes_of_file(path());
-    for (const std::size_t length : {std::size_t{0}, std::size_t{8}, kHeaderBytes - 1, kHeaderBytes, kHeaderBytes + 100,
-                                     static_cast<std::size_t>(m.data_offset), good.size() / 2, good.size() - 4096, good.size() - 1}) {
+    for (const std::size_t length :
+         {std::size_t{0}, std::size_t{8}, kHeaderBytes - 1, kHeaderBytes, kHeaderBytes + 100,
+          static_cast<std::size_t>(m.data_offset), good.size() / 2, good.size() - 4096, good.size() - 1}) {
         ASSERT_TRUE(put(path(), std::span(good).first(length)));
         expect_refused(ErrorCode::kCorrupt, length < kHeaderBytes ? "not a FlexServe package" : "truncated");
     }
@@ -401,7 +411,8 @@ TEST(Metadata, damage_is_refused_at_every_length) {
         EXPECT_FALSE(parse_metadata(crypto::Bytes(content).first(length), cut).ok()) << length;
     }
     auto huge = content;
-    for (int i = 0; i < 8; ++i) huge[static_cast<std::size_t>(i)] = std::byte{0xff}; // header of 2^64 - 1 bytes
+    for (int i = 0; i < 8; ++i)
+        huge[static_cast<std::size_t>(i)] = std::byte{0xff}; // header of 2^64 - 1 bytes
     Metadata refused;
     EXPECT_FALSE(parse_metadata(huge, refused).ok());
 }

@@ -15,7 +15,8 @@ namespace {
 /// Linux with a budget: what is over it is refused, as the normal world of a device may refuse at any time.
 class SmallPort final : public port::Port {
 public:
-    SmallPort(std::unique_ptr<port::Port> below, std::uint64_t budget) : below_(std::move(below)), budget_(budget) {}
+    SmallPort(std::unique_ptr<port::Port> below, std::uint64_t budget)
+        : below_(std::move(below)), budget_(budget) {}
 
     void set_budget(std::uint64_t bytes) { budget_ = bytes; }
     [[nodiscard]] std::uint64_t used() const { return below_->memory_info().mapped_bytes; }
@@ -33,8 +34,12 @@ public:
     }
     Result<crypto::Secret32> device_key(std::string_view label) override { return below_->device_key(label); }
     Result<std::vector<std::byte>> read_secure_store() override { return below_->read_secure_store(); }
-    Status write_secure_store(std::span<const std::byte> content) override { return below_->write_secure_store(content); }
-    std::uint64_t wait_reclaim(std::chrono::milliseconds timeout) override { return below_->wait_reclaim(timeout); }
+    Status write_secure_store(std::span<const std::byte> content) override {
+        return below_->write_secure_store(content);
+    }
+    std::uint64_t wait_reclaim(std::chrono::milliseconds timeout) override {
+        return below_->wait_reclaim(timeout);
+    }
     port::MemoryInfo memory_info() override { return below_->memory_info(); }
     [[nodiscard]] const std::string& store_folder() const override { return below_->store_folder(); }
     [[nodiscard]] port::Endpoint default_endpoint() const override { return below_->default_endpoint(); }
@@ -63,7 +68,9 @@ protected:
         registry_.emplace(*port_, RegistryOptions{1, 64});
     }
     /// All of the model's weights, or the error that stopped them.
-    static Status load(ServedModel& model) { return model.weights->acquire(model.weights->model().stages() - 1); }
+    static Status load(ServedModel& model) {
+        return model.weights->acquire(model.weights->model().stages() - 1);
+    }
 
     test::TemporaryFolder folder_, home_;
     std::unique_ptr<SmallPort> port_;
@@ -108,7 +115,9 @@ TEST_F(RegistryTest, a_model_in_use_never_makes_room) {
 TEST_F(RegistryTest, after_a_shortage_the_model_can_be_had_again) {
     port_->set_budget(kMiB);
     auto refused = registry_->get("a");
-    if (refused) { EXPECT_FALSE(load(**refused).ok()); }
+    if (refused) {
+        EXPECT_FALSE(load(**refused).ok());
+    }
     refused = fail(ErrorCode::kInternal, "let it go");
     port_->set_budget(100 * kMiB);
     const auto a = registry_->get("a").value();
@@ -123,8 +132,11 @@ TEST_F(RegistryTest, a_model_whose_client_left_during_a_shortage_does_no_harm) {
         static_cast<void>(registry_->get("b"));
     }
     port_->set_budget(100 * kMiB);
-    // A loader that was refused before the budget rose may still be about to say so: that request fails, the next does not.
-    if (const auto a = registry_->get("a").value(); !load(*a)) { EXPECT_TRUE(a->weights->failed()); }
+    // A loader that was refused before the budget rose may still be about to say so: that request fails, the
+    // next does not.
+    if (const auto a = registry_->get("a").value(); !load(*a)) {
+        EXPECT_TRUE(a->weights->failed());
+    }
     EXPECT_TRUE(load(*registry_->get("a").value()).ok());
 }
 

@@ -75,7 +75,9 @@ protected:
         return Json::parse(got->body);
     }
     static Json chat(Json extra = Json::object()) {
-        Json body = {{"model", "demo"}, {"temperature", 0}, {"max_tokens", 16},
+        Json body = {{"model", "demo"},
+                     {"temperature", 0},
+                     {"max_tokens", 16},
                      {"messages", Json::array({{{"role", "user"}, {"content", "What is Flex-Mem?"}}})}};
         body.update(extra);
         return body;
@@ -145,7 +147,8 @@ TEST_F(ServerTest, greedy_answers_are_the_same_streamed_or_not) {
     bool done = false;
     for (std::string line; std::getline(lines, line);) {
         if (!line.starts_with("data: ")) continue;
-        if (line == "data: [DONE]") done = true;
+        if (line == "data: [DONE]")
+            done = true;
         else if (const Json event = Json::parse(line.substr(6)); !event["choices"].empty())
             streamed += event["choices"][0]["delta"].value("content", "");
     }
@@ -159,7 +162,8 @@ TEST_F(ServerTest, a_seed_repeats_an_answer_and_another_seed_does_not) {
     EXPECT_EQ(one["choices"], again["choices"]);
     std::set<std::string> different;
     for (int seed = 0; seed < 8; ++seed) {
-        different.insert(ask("/v1/chat/completions", chat({{"temperature", 1.5}, {"seed", seed}}))["choices"].dump());
+        different.insert(
+            ask("/v1/chat/completions", chat({{"temperature", 1.5}, {"seed", seed}}))["choices"].dump());
     }
     EXPECT_GT(different.size(), 1u);
 }
@@ -177,8 +181,11 @@ TEST_F(ServerTest, max_tokens_and_stop_strings_end_an_answer) {
 }
 
 TEST_F(ServerTest, a_completion_takes_tokens_and_gives_them) {
-    const Json answer = ask("/v1/completions", {{"model", "demo"}, {"prompt", {5, 6, 7}}, {"temperature", 0},
-                                                {"max_tokens", 4}, {"return_tokens", true}});
+    const Json answer = ask("/v1/completions", {{"model", "demo"},
+                                                {"prompt", {5, 6, 7}},
+                                                {"temperature", 0},
+                                                {"max_tokens", 4},
+                                                {"return_tokens", true}});
     EXPECT_EQ(answer["usage"]["prompt_tokens"], 3);
     EXPECT_EQ(answer["choices"][0]["tokens"].size(), answer["usage"]["completion_tokens"]);
 }
@@ -227,8 +234,10 @@ TEST_F(ServerTest, a_bad_request_fails_alone_and_tells_why) {
         {"POST", "/v1/chat/completions", "", 400},
         {"POST", "/v1/chat/completions", "{", 400},
         {"POST", "/v1/chat/completions", R"({"model":"demo","messages":[]})", 400},
-        {"POST", "/v1/chat/completions", R"({"model":"nope","messages":[{"role":"user","content":"x"}]})", 404},
-        {"POST", "/v1/chat/completions", R"({"model":"../demo","messages":[{"role":"user","content":"x"}]})", 404},
+        {"POST", "/v1/chat/completions", R"({"model":"nope","messages":[{"role":"user","content":"x"}]})",
+         404},
+        {"POST", "/v1/chat/completions", R"({"model":"../demo","messages":[{"role":"user","content":"x"}]})",
+         404},
         {"POST", "/v1/completions", R"({"model":"demo","prompt":""})", 400},
         {"POST", "/v1/completions", R"({"model":"demo","prompt":[99999999]})", 400},
         {"POST", "/v1/embeddings", R"({"model":"demo","input":"x"})", 404},
@@ -265,7 +274,10 @@ bool ServerTest::leave_early(bool stream) {
     request.path = "/v1/chat/completions";
     // Near-uniform sampling with a fixed seed goes on for long.
     request.body = chat({{"temperature", 90}, {"seed", 3}, {"max_tokens", 450}, {"stream", stream}}).dump();
-    if (stream) request.content_receiver = [](const char*, std::size_t, std::uint64_t, std::uint64_t) { return false; };
+    if (stream)
+        request.content_receiver = [](const char*, std::size_t, std::uint64_t, std::uint64_t) {
+            return false;
+        };
     std::thread sender([&] { static_cast<void>(leaver->send(request)); });
     if (!stream) {
         std::this_thread::sleep_for(50ms);

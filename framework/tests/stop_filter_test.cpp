@@ -6,7 +6,8 @@ namespace flex::api {
 namespace {
 
 /// Feeds `text` in pieces of every size and expects the same outcome each time.
-void expect_shown(const std::vector<std::string>& stops, const std::string& text, const std::string& shown, bool found) {
+void expect_shown(const std::vector<std::string>& stops, const std::string& text, const std::string& shown,
+                  bool found) {
     for (std::size_t piece = 1; piece <= text.size(); ++piece) {
         StopFilter filter(stops);
         std::string got;
