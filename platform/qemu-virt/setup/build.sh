@@ -49,7 +49,7 @@ build() {
 device_targets=(images kernel_modules)
 host_targets=(flexserve)
 if [ "${1:-}" = test ]; then
-    device_targets+=(variants)
+    device_targets=(all variants)
     host_targets=(all)
 fi
 build device "the device's images" --toolchain "$repo/cmake/aarch64-linux-gnu.cmake" -- "${device_targets[@]}"
