@@ -12,6 +12,7 @@
 #include "cli/client.h"
 #include "cli/output.h"
 #include "launcher/device.h"
+#include "package/package.h"
 #include "package/seal.h"
 #include "port/files.h"
 #include "port/identity.h"

@@ -78,4 +78,7 @@ private:
     crypto::Aead aead_;
 };
 
+/// The version that a file claims to have, without checking anything but the format; 0 when there is none.
+std::uint64_t version_of(const std::string& path);
+
 } // namespace flex::package

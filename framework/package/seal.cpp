@@ -176,15 +176,4 @@ Result<SealResult> seal(const SealOptions& options, const crypto::Secret32& publ
     return result;
 }
 
-std::uint64_t version_of(const std::string& path) {
-    auto file = port::File::open(path);
-    // magic, format and sizes: kHeaderBytes; then the package id; then the version.
-    std::array<std::byte, kHeaderBytes + sizeof(PackageId) + 8> head;
-    if (!file || !file->read(0, head) || !prefix_bytes(head, UINT64_MAX)) return 0;
-    std::uint64_t version = 0;
-    for (std::size_t i = 8; i-- > 0;)
-        version = version << 8 | std::to_integer<std::uint64_t>(head[kHeaderBytes + 16 + i]);
-    return version;
-}
-
 } // namespace flex::package

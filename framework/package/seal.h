@@ -31,7 +31,4 @@ struct SealResult {
 /// Errors: kNotFound, kCorrupt, kUnsupported (the model), kInvalidArgument (options), kIo (disk full, …).
 Result<SealResult> seal(const SealOptions& options, const crypto::Secret32& publisher_key);
 
-/// The version of an existing package, without checking anything but the format; nothing when there is none.
-std::uint64_t version_of(const std::string& path);
-
 } // namespace flex::package

@@ -30,6 +30,8 @@ public:
     ~LoadedModel() override; // stops loading, forgets the weights
 
     [[nodiscard]] const SourceInfo& info() const { return source_->info(); }
+    /// The store may hold a newer version of this model.
+    [[nodiscard]] bool may_be_outdated() const { return source_->claimed_version() > info().version; }
     [[nodiscard]] const engine::Model& model() const { return *model_; }
     [[nodiscard]] const tokenizer::Tokenizer& tokenizer() const { return *tokenizer_; }
     [[nodiscard]] const tokenizer::ChatTemplate& chat_template() const { return *chat_template_; }

@@ -90,6 +90,9 @@ Result<std::shared_ptr<ServedModel>> Registry::get_or_open(const std::string& na
     if (found == models_.end()) {
         FLEX_ASSIGN(auto opened, open(name));
         found = models_.emplace(name, Entry{std::move(opened), {}}).first;
+    } else if (found->second.model->weights->may_be_outdated()) {
+        // What is in memory was checked; it serves on when the file only claims to be newer.
+        if (auto newer = open(name); newer) dropped.push_back(std::exchange(found->second.model, *newer));
     }
     found->second.last_use = Clock::now();
     found->second.model->weights->start_loading();

@@ -16,12 +16,14 @@ constexpr std::uint64_t kPage = 4096;
 
 class PackageSource final : public WeightSource {
 public:
-    explicit PackageSource(std::unique_ptr<package::Package> package) : package_(std::move(package)) {
+    PackageSource(std::unique_ptr<package::Package> package, const std::string& store)
+        : package_(std::move(package)), path_(store + "/" + package_->manifest().name + ".flex") {
         const package::Manifest& m = package_->manifest();
         info_ = {m.name, std::string("sealed, ") + crypto::name_of(m.cipher), m.version,
                  m.file_bytes - m.data_offset};
     }
     [[nodiscard]] const SourceInfo& info() const override { return info_; }
+    [[nodiscard]] std::uint64_t claimed_version() const override { return package::version_of(path_); }
     Result<Metadata> metadata(LoadTimes& times) override { return package_->load_metadata(times); }
     Result<memory::FlexBuffer> fetch(std::uint32_t stage, LoadTimes& times) override {
         return package_->fetch(stage + 1, times);
@@ -32,6 +34,7 @@ public:
 
 private:
     std::unique_ptr<package::Package> package_;
+    std::string path_;
     SourceInfo info_;
 };
 
@@ -43,6 +46,7 @@ public:
         info_ = {std::move(name), "plain GGUF", 0, file_.bytes().size()};
     }
     [[nodiscard]] const SourceInfo& info() const override { return info_; }
+    [[nodiscard]] std::uint64_t claimed_version() const override { return info_.version; }
 
     Result<Metadata> metadata(LoadTimes& times) override {
         FLEX_ASSIGN(const auto gguf, engine::Gguf::parse(file_.bytes()));
@@ -101,7 +105,8 @@ private:
 Result<std::unique_ptr<WeightSource>> open_package_source(port::Port& port, package::TrustStore& trust,
                                                           const std::string& name) {
     FLEX_ASSIGN(auto package, package::Package::open(port, trust, name));
-    return std::unique_ptr<WeightSource>(std::make_unique<PackageSource>(std::move(package)));
+    return std::unique_ptr<WeightSource>(
+        std::make_unique<PackageSource>(std::move(package), port.store_folder()));
 }
 
 Result<std::unique_ptr<WeightSource>> open_gguf_source(port::Port& port, const std::string& path,

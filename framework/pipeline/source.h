@@ -22,6 +22,8 @@ class WeightSource {
 public:
     virtual ~WeightSource() = default;
     [[nodiscard]] virtual const SourceInfo& info() const = 0;
+    /// The version that lies in the store now, as its file claims: a reason to open it, not to believe it.
+    [[nodiscard]] virtual std::uint64_t claimed_version() const = 0;
     /// GGUF header and places of the tensors within their stages. Adds to `times`.
     virtual Result<package::Metadata> metadata(package::LoadTimes& times) = 0;
     /// A stage as it is stored, in fresh memory. Adds to `times`.

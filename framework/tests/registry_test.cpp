@@ -57,15 +57,20 @@ protected:
         auto native = port::make_native_port(folder_.path()).value();
         ASSERT_TRUE(port::provision_native(folder_.path(), home_.path()).ok());
         port_ = std::make_unique<SmallPort>(std::move(native), 100 * kMiB);
-        for (const char* name : {"a", "b"}) {
-            package::SealOptions options;
-            options.source = FLEX_SOURCE_DIR "/models/demo/demo.gguf";
-            options.name = name;
-            options.target = folder_.path() + "/store/" + name + ".flex";
-            options.device = crypto::x25519_public(port_->device_key(port::kPackageKeyLabel).value()).value();
-            ASSERT_TRUE(package::seal(options, port::publisher_key(home_.path()).value()).ok());
-        }
+        for (const char* name : {"a", "b"}) seal(name, 5);
         registry_.emplace(*port_, RegistryOptions{1, 64});
+    }
+    void seal(const std::string& name, std::uint64_t version) {
+        package::SealOptions options;
+        options.source = FLEX_SOURCE_DIR "/models/demo/demo.gguf";
+        options.name = name;
+        options.version = version;
+        options.target = path(name);
+        options.device = crypto::x25519_public(port_->device_key(port::kPackageKeyLabel).value()).value();
+        ASSERT_TRUE(package::seal(options, port::publisher_key(home_.path()).value()).ok());
+    }
+    [[nodiscard]] std::string path(const std::string& name) const {
+        return folder_.path() + "/store/" + name + ".flex";
     }
     /// All of the model's weights, or the error that stopped them.
     static Status load(ServedModel& model) {
@@ -83,6 +88,29 @@ TEST_F(RegistryTest, a_model_is_opened_once_and_stays) {
     ASSERT_TRUE(load(*first).ok());
     EXPECT_EQ(registry_->names().value(), (std::vector<std::string>{"a", "b"}));
     EXPECT_EQ(registry_->status().size(), 1u);
+}
+
+TEST_F(RegistryTest, a_newer_package_takes_the_place_of_the_loaded_one) {
+    const auto old = registry_->get("a").value();
+    seal("a", 6);
+    const auto now = registry_->get("a").value();
+    EXPECT_NE(now, old);
+    EXPECT_EQ(now->weights->info().version, 6u);
+    EXPECT_TRUE(load(*now).ok());
+    EXPECT_TRUE(load(*old).ok()); // who still computes with the old one goes on
+}
+
+TEST_F(RegistryTest, a_file_that_only_claims_to_be_newer_changes_nothing) {
+    const auto loaded = registry_->get("a").value();
+    ASSERT_TRUE(load(*loaded).ok());
+    auto content = port::read_file(path("a"), 1u << 30).value();
+    content[package::kHeaderBytes + 16] ^= std::byte{0x80}; // the version, without the publisher's signature
+    ASSERT_TRUE(port::write_file(path("a"), content).ok());
+    EXPECT_EQ(registry_->get("a").value(), loaded);
+    ASSERT_TRUE(port::write_file(path("a"), std::span(content).first(10)).ok());
+    EXPECT_EQ(registry_->get("a").value(), loaded);
+    std::filesystem::remove(path("a"));
+    EXPECT_EQ(registry_->get("a").value(), loaded);
 }
 
 TEST_F(RegistryTest, an_idle_model_makes_room_for_the_next) {
