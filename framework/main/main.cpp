@@ -2,6 +2,7 @@
 // takes no arguments; on Linux it is the same program without protection, for development.
 //
 //   flexserved [--home FOLDER] [--address A] [--port N] [--threads N] [--context N] [--gguf NAME=FILE]...
+#include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -22,6 +23,10 @@ using flex::Status;
 
 // Thread stacks come out of protected memory in the device; glibc's default of 8 MiB each would waste it.
 constexpr std::size_t kStackBytes = 1u << 20;
+
+// Each arena keeps free memory of its own, which in the device is protected memory that others lack.
+constexpr int kArenas = 2;
+constexpr int kLargeBytes = 128 << 10;
 
 struct Arguments {
     std::string home;
@@ -98,6 +103,10 @@ unsigned cores() {
 
 int main(int argc, char** argv) {
     std::signal(SIGPIPE, SIG_IGN);
+    // Setting the thresholds keeps glibc from raising them: what a model leaves free goes back to its owner.
+    mallopt(M_ARENA_MAX, kArenas);
+    mallopt(M_MMAP_THRESHOLD, kLargeBytes);
+    mallopt(M_TRIM_THRESHOLD, kLargeBytes);
     pthread_attr_t attributes;
     if (pthread_attr_init(&attributes) == 0) {
         pthread_attr_setstacksize(&attributes, kStackBytes);

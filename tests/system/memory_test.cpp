@@ -62,9 +62,9 @@ TEST_F(MemoryTest, a_model_that_went_leaves_little_behind) {
         expect_unharmed();
         ASSERT_TRUE(target().drop_models());
     }
-    // The heaps of the program's threads keep some of what they were given; the weights must not be part of it.
+    // The heaps of the program's threads keep a little of what they were given, in all, not each time.
     const std::uint64_t weights = std::filesystem::file_size(target().model_file()) / 4096;
-    EXPECT_TRUE(wait_until([&] { return held() <= before + kTimes * weights / 2; }))
+    EXPECT_TRUE(wait_until([&] { return held() <= before + weights / 4; }))
         << before << " frames were held before, " << held() << " are now; the weights have " << weights;
 }
 
