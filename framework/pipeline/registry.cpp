@@ -63,6 +63,7 @@ Result<std::shared_ptr<ServedModel>> Registry::open(const std::string& name) {
     auto served = std::make_shared<ServedModel>();
     engine::SessionOptions options;
     options.gate = weights.get();
+    options.kernels = options_.kernels;
     options.context = options_.context;
     if (options.context == 0) {
         std::uint64_t frames = 0;

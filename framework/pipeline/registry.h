@@ -30,8 +30,9 @@ struct ServedModel {
 };
 
 struct RegistryOptions {
-    unsigned threads = 1;      ///< that compute
-    std::uint32_t context = 0; ///< tokens per session; 0: see default_context
+    unsigned threads = 1;                     ///< that compute
+    std::uint32_t context = 0;                ///< tokens per session; 0: see default_context
+    const engine::Kernels* kernels = nullptr; ///< null: the best this CPU has (engine/kernels/kernels.h)
 };
 
 struct ModelStatus {

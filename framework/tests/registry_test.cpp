@@ -58,7 +58,7 @@ protected:
         ASSERT_TRUE(port::provision_native(folder_.path(), home_.path()).ok());
         port_ = std::make_unique<SmallPort>(std::move(native), 100 * kMiB);
         for (const char* name : {"a", "b"}) seal(name, 5);
-        registry_.emplace(*port_, RegistryOptions{1, 64});
+        registry_.emplace(*port_, RegistryOptions{.threads = 1, .context = 64});
     }
     void seal(const std::string& name, std::uint64_t version) {
         package::SealOptions options;
