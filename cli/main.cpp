@@ -15,6 +15,12 @@
 #ifdef FLEX_HAS_DEVTOOLS
 #include "cli/devtools.h"
 #endif
+#ifdef FLEX_HAS_SYNTH
+#include "cli/synth.h"
+#endif
+#ifdef FLEX_HAS_BENCH
+#include "cli/bench.h"
+#endif
 #ifdef FLEX_HAS_CLIENT
 #include "cli/client.h"
 #endif
@@ -57,6 +63,12 @@ int run(int argc, char** argv) {
     register_test(app);
 #ifdef FLEX_HAS_DEVTOOLS
     register_devtools(app);
+#endif
+#ifdef FLEX_HAS_SYNTH
+    register_synth(app);
+#endif
+#ifdef FLEX_HAS_BENCH
+    register_bench(app);
 #endif
 #ifdef FLEX_HAS_CLIENT
     register_client(app);

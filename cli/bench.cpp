@@ -1,0 +1,256 @@
+#include "cli/bench.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "cli/bench_limits.h"
+#include "cli/client.h"
+#include "cli/output.h"
+#include "engine/kernels/kernels.h"
+#include "engine/session.h"
+#include "engine/thread_pool.h"
+#include "launcher/paths.h"
+#include "pipeline/loaded_model.h"
+
+namespace flex::cli {
+namespace {
+
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+struct Arguments {
+    std::string model, kernels;
+    std::vector<std::uint32_t> prompts{128, 512};
+    std::uint32_t generate = 64, rounds = 3, batch = 512;
+    unsigned threads = std::max(1u, std::thread::hardware_concurrency());
+    bool limits = true;
+};
+
+template <class T> T need(Result<T> result) {
+    if (!result) throw std::runtime_error(result.error().message);
+    return std::move(result).value();
+}
+
+void need(const Status& status) {
+    if (!status) throw std::runtime_error(status.error().message);
+}
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+    std::ranges::sort(values);
+    const std::size_t n = values.size();
+    return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+/// One line of the result.
+struct Row {
+    std::string what;
+    std::vector<double> tokens_per_s; ///< by round
+    double bytes_per_token = 0;       ///< of weights that pass by, for decode
+    double macs_per_token = 0;        ///< with the weights
+};
+
+/// Everything that computes. Members in the order of their dependence.
+struct Bench {
+    explicit Bench(const Arguments& arguments)
+        : port(need(port::make_native_port(native_folder()))), trust(*port), pool(arguments.threads) {
+        need(port::provision_native(native_folder(), platform::data_home().string()));
+        const bool plain = arguments.model.ends_with(".gguf");
+        model = need(pipeline::LoadedModel::open(
+            need(plain ? pipeline::open_gguf_source(*port, arguments.model, "bench")
+                       : pipeline::open_package_source(*port, trust, arguments.model))));
+        const engine::ModelShape& shape = model->model().shape();
+        kernels = engine::select_kernels(arguments.kernels);
+        if (kernels == nullptr)
+            throw std::runtime_error("this machine has no kernels named '" + arguments.kernels + "'");
+        engine::SessionOptions options;
+        options.context = std::max(1u, arguments.generate + 1);
+        for (const std::uint32_t p : arguments.prompts) options.context = std::max(options.context, p + 1);
+        if (options.context > shape.context)
+            throw std::runtime_error("the model's context is " + std::to_string(shape.context) + " tokens");
+        options.batch = arguments.batch;
+        options.gate = model.get();
+        options.kernels = kernels;
+        model->start_loading();
+        session = need(engine::Session::create(model->model(), pool, options));
+    }
+
+    /// Ids that do not repeat soon, so that the embedding is not all in cache.
+    [[nodiscard]] std::vector<TokenId> prompt(std::uint32_t length) const {
+        std::vector<TokenId> ids;
+        const std::uint64_t vocabulary = model->model().shape().vocabulary;
+        for (std::uint64_t i = 0; i < length; ++i)
+            ids.push_back(static_cast<TokenId>(i * 2654435761u % vocabulary));
+        return ids;
+    }
+
+    std::unique_ptr<port::Port> port;
+    package::TrustStore trust;
+    engine::ThreadPool pool;
+    const engine::Kernels* kernels = nullptr;
+    std::unique_ptr<pipeline::LoadedModel> model;
+    std::unique_ptr<engine::Session> session;
+};
+
+/// Weights of the layers and of the head: multiplications and bytes for one token.
+struct Weights {
+    double layer_macs = 0, head_macs = 0, bytes = 0;
+};
+
+Weights weigh(const engine::Model& model) {
+    Weights w;
+    for (const engine::TensorNeed& need : model.tensors()) {
+        const double count = static_cast<double>(need.rows * need.columns);
+        const bool is_embedding = need.name == "token_embd.weight";
+        if (need.rows == 1 || (is_embedding && !model.shape().tied_head)) continue;
+        w.bytes += static_cast<double>(need.bytes);
+        (is_embedding || need.name == "output.weight" ? w.head_macs : w.layer_macs) += count;
+    }
+    return w;
+}
+
+double time_prefill(Bench& bench, std::uint32_t length) {
+    bench.session->rewind(0);
+    const auto ids = bench.prompt(length);
+    const auto begin = Clock::now();
+    need(bench.session->prefill(ids));
+    return length / seconds_since(begin);
+}
+
+double time_decode(Bench& bench, std::uint32_t count) {
+    bench.session->rewind(0);
+    need(bench.session->prefill(bench.prompt(1)));
+    const auto ids = bench.prompt(count);
+    const auto begin = Clock::now();
+    for (const TokenId id : ids) need(bench.session->decode(id));
+    return count / seconds_since(begin);
+}
+
+std::vector<Row> measure(Bench& bench, const Arguments& arguments) {
+    const Weights weights = weigh(bench.model->model());
+    std::vector<Row> rows;
+    for (const std::uint32_t p : arguments.prompts)
+        rows.push_back({"prefill " + std::to_string(p), {}, 0, weights.layer_macs + weights.head_macs / p});
+    if (arguments.generate > 0)
+        rows.push_back({"decode " + std::to_string(arguments.generate),
+                        {},
+                        weights.bytes,
+                        weights.layer_macs + weights.head_macs});
+    // Rounds outside, rows inside: what else the machine does meanwhile falls on all rows alike.
+    for (std::uint32_t round = 0; round < arguments.rounds; ++round) {
+        for (std::size_t i = 0; i < arguments.prompts.size(); ++i)
+            rows[i].tokens_per_s.push_back(time_prefill(bench, arguments.prompts[i]));
+        if (arguments.generate > 0)
+            rows.back().tokens_per_s.push_back(time_decode(bench, arguments.generate));
+    }
+    return rows;
+}
+
+double peak_rss_mib() {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return static_cast<double>(usage.ru_maxrss) / 1024;
+}
+
+json as_json(const Row& row, const Limits& limits) {
+    const double rate = median(row.tokens_per_s);
+    json out{{"what", row.what}, {"tokens_per_s", rate}, {"rounds", row.tokens_per_s}};
+    out["gmac_s"] = rate * row.macs_per_token / 1e9;
+    if (limits.int8_gmac_s > 0) out["of_int8_peak"] = rate * row.macs_per_token / 1e9 / limits.int8_gmac_s;
+    if (row.bytes_per_token > 0) {
+        out["gb_s"] = rate * row.bytes_per_token / 1e9;
+        if (limits.read_gb_s > 0) out["of_read_limit"] = rate * row.bytes_per_token / 1e9 / limits.read_gb_s;
+    }
+    return out;
+}
+
+void print(const json& result) {
+    std::printf("kernels %s, %u threads, first token of %u after %.3f s\n",
+                result["kernels"].get<std::string>().c_str(), result["threads"].get<unsigned>(),
+                result["first_token_prompt"].get<unsigned>(), result["first_token_s"].get<double>());
+    if (result.contains("read_limit_gb_s"))
+        std::printf("limits: memory read %.1f GB/s, int8 %.0f GMAC/s (%s)\n",
+                    result["read_limit_gb_s"].get<double>(), result["int8_limit_gmac_s"].get<double>(),
+                    result["int8_kind"].get<std::string>().c_str());
+    for (const json& row : result["rows"]) {
+        std::printf("%-14s %9.2f tokens/s  %7.1f GMAC/s", row["what"].get<std::string>().c_str(),
+                    row["tokens_per_s"].get<double>(), row["gmac_s"].get<double>());
+        if (row.contains("of_int8_peak"))
+            std::printf(" (%.0f %% of the peak)", 100 * row["of_int8_peak"].get<double>());
+        if (row.contains("gb_s")) std::printf("  %6.2f GB/s", row["gb_s"].get<double>());
+        if (row.contains("of_read_limit"))
+            std::printf(" (%.0f %% of the limit)", 100 * row["of_read_limit"].get<double>());
+        std::putchar('\n');
+    }
+    std::printf("peak resident memory %.1f MiB (weights %.1f MiB)\n", result["peak_rss_mib"].get<double>(),
+                result["weights_mib"].get<double>());
+}
+
+void run(const Arguments& arguments) {
+    const auto begin = Clock::now();
+    Bench bench(arguments);
+    // The first prompt is computed while the weights arrive.
+    const std::uint32_t first = arguments.prompts.empty() ? 1 : arguments.prompts.front();
+    need(bench.session->prefill(bench.prompt(first)));
+    json result{{"first_token_s", seconds_since(begin)}, {"first_token_prompt", first}};
+    const std::vector<Row> rows = measure(bench, arguments);
+    result["peak_rss_mib"] = peak_rss_mib(); // before the limits take memory of their own
+    result["weights_mib"] = static_cast<double>(bench.model->bytes_loaded()) / 1048576;
+    Limits limits;
+    if (arguments.limits) {
+        limits = measure_limits(bench.pool, bench.kernels->name);
+        result["read_limit_gb_s"] = limits.read_gb_s;
+        result["int8_limit_gmac_s"] = limits.int8_gmac_s;
+        result["int8_kind"] = limits.int8_kind;
+    }
+    result["kernels"] = bench.kernels->name;
+    result["threads"] = bench.pool.threads();
+    result["rows"] = json::array();
+    for (const Row& row : rows) {
+        if (!row.tokens_per_s.empty()) result["rows"].push_back(as_json(row, limits));
+    }
+    if (json_wanted()) {
+        std::cout << result.dump() << '\n';
+    } else {
+        print(result);
+    }
+}
+
+} // namespace
+
+void register_bench(CLI::App& app) {
+    auto a = std::make_shared<Arguments>();
+    CLI::App* command =
+        app.add_subcommand("bench", "Measure prefill and decode beside the machine's limits, natively");
+    command->add_option("model", a->model, "a .gguf file, or the name of a package sealed with --native")
+        ->required();
+    command->add_option("-p,--prompt", a->prompts, "prompt lengths, separated by commas (default 128,512)")
+        ->delimiter(',')
+        ->check(CLI::Range(1, 1 << 20));
+    command->add_option("-n,--generate", a->generate, "tokens to decode (default 64; 0: none)");
+    command->add_option("-t,--threads", a->threads, "threads that compute")->check(CLI::Range(1, 64));
+    command->add_option("-r,--rounds", a->rounds,
+                        "rounds; the medians are shown (default 3; 0: first token only)");
+    command->add_option("--batch", a->batch, "prompt tokens computed at a time (default 512)");
+    command->add_option("--kernels", a->kernels, "kernel table (default: the best)");
+    command->add_flag("!--no-limits", a->limits, "do not measure the machine's limits");
+    command->callback([a] { run(*a); });
+}
+
+} // namespace flex::cli
