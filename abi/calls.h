@@ -107,7 +107,10 @@ enum flex_tos_stat {
     FLEX_TOS_STAT_PAGE_FAULTS = 9,
     FLEX_TOS_STAT_THREADS = 10,
     FLEX_TOS_STAT_SWITCH_MAX_NS = 11, /* longest time from a foreign interrupt taken in S-EL0 to the return to Linux */
-    FLEX_TOS_STAT_PROGRAM_STARTS = 12
+    FLEX_TOS_STAT_PROGRAM_STARTS = 12,
+    FLEX_TOS_STAT_SWITCHES = 13,          /* foreign interrupts taken in S-EL0 that returned to Linux */
+    FLEX_TOS_STAT_SWITCH_TOTAL_NS = 14,   /* time they took to, in all */
+    FLEX_TOS_STAT_SWITCHES_OVER_100US = 15
 };
 
 #endif

@@ -245,6 +245,7 @@ void register_client(CLI::App& app) {
     register_seal(app);
     register_ask(app);
     register_demo(app);
+    register_device_bench(app);
 }
 
 } // namespace flex::cli

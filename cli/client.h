@@ -19,6 +19,7 @@ void register_client(CLI::App& app);
 void register_seal(CLI::App& app);
 void register_ask(CLI::App& app); ///< run, chat
 void register_demo(CLI::App& app);
+void register_device_bench(CLI::App& app); ///< device bench; after `device` is registered
 
 /// What a person decides about an answer.
 struct AskOptions {

@@ -223,6 +223,7 @@ DeviceStatus ApiClient::status() {
     DeviceStatus status;
     status.protection = body.value("protection", "");
     status.is_protected = body.value("protected", false);
+    status.models = body.at("models").size();
     status.mapped_bytes = memory.value("mapped_bytes", std::uint64_t{0});
     const std::pair<const char*, std::uint64_t*> states[] = {{"normal", &status.normal},
                                                              {"shared", &status.shared},

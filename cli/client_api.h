@@ -31,6 +31,7 @@ struct DeviceStatus {
     bool is_protected = false;
     std::uint64_t normal = 0, shared = 0, flex = 0, adopted = 0, released = 0; ///< frames of 4 KiB
     std::uint64_t mapped_bytes = 0;
+    std::size_t models = 0; ///< open, wholly in memory or in part
 };
 
 /// One thread. All functions throw std::runtime_error with one line for the user.

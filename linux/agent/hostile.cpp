@@ -23,6 +23,12 @@ bool changes_files(flex_u32 op) {
 HostileMode HostileMode::parse(std::string_view line) {
     line = line.substr(0, line.find('\n'));
     HostileMode mode;
+    for (const auto& [word, of] : {std::pair{std::string_view("files "), Of::kFiles}, {"streams ", Of::kStreams}}) {
+        if (!line.starts_with(word)) continue;
+        line.remove_prefix(word.size());
+        mode.of = of;
+        break;
+    }
     std::size_t space = line.find(' ');
     if (space != line.npos) mode.parameter = line.substr(space + 1);
     if (std::string_view name = line.substr(0, space); !name.empty()) mode.name = name;
@@ -35,8 +41,15 @@ HostileMode HostileMode::read(const std::string& path) {
     return std::getline(file, line) ? parse(line) : HostileMode{};
 }
 
+bool HostileMode::concerns(flex_u32 op) const {
+    const bool file = op == FLEX_RPC_LOAD || (op >= FLEX_RPC_OPEN && op <= FLEX_RPC_TRUNCATE);
+    const bool stream = op >= FLEX_RPC_LISTEN && op <= FLEX_RPC_SHUTDOWN;
+    return of == Of::kAll || (of == Of::kFiles ? file : stream);
+}
+
 bool Liar::before(flex_rpc_slot& slot) {
     op_ = slot.op;
+    if (!mode_.concerns(op_)) mode_ = HostileMode();
     asked_ = op_ == FLEX_RPC_READ ? slot.arg[2] : slot.arg[1];
     if (mode_.is("swap") && (op_ == FLEX_RPC_READ || op_ == FLEX_RPC_LOAD)) {
         std::uint64_t block = std::strtoull(mode_.parameter.c_str(), nullptr, 0);

@@ -2,7 +2,8 @@
 // honesty, so a product agent that can lie is no weaker than one that cannot. What the kernel answers (ALLOC,
 // LOAD) is doctored by flexattack.ko.
 //
-// The mode is the first line of a file, read for every RPC, so that one boot serves many attacks:
+// The mode is the first line of a file, read for every RPC, so that one boot serves many attacks. A mode concerns all
+// RPCs it makes sense for; after the word `files` those on files only, after `streams` those on streams only:
 //   none
 //   long-data            data_len beyond the slot
 //   negative-result      a result that is no errno
@@ -10,8 +11,8 @@
 //   more-than-asked      READ and RECEIVE: more bytes than were asked for
 //   bad-handles          OPEN, LISTEN and ACCEPT: handles out of range
 //   same-handle          OPEN, LISTEN and ACCEPT: always the same handle, 0
-//   short-reads          READ: half of what was asked, at least 1 byte
-//   no-data              READ: all that was asked, but data_len 0
+//   short-reads          READ and RECEIVE: half of what there is, at least 1 byte
+//   no-data              READ and RECEIVE: all that was asked, but data_len 0
 //   flip-bit             READ and RECEIVE: one bit of the data differs
 //   random-errors        one answer in three is an errno at random
 //   random-answers       head and data of one answer in three are noise
@@ -31,10 +32,14 @@
 namespace flex::agent {
 
 struct HostileMode {
+    enum class Of : unsigned char { kAll, kFiles, kStreams };
+
+    Of of = Of::kAll;
     std::string name = "none";
     std::string parameter;
 
     [[nodiscard]] bool is(std::string_view other) const { return name == other; }
+    [[nodiscard]] bool concerns(flex_u32 op) const;
     [[nodiscard]] static HostileMode parse(std::string_view line);
     // "none" when the file is absent.
     [[nodiscard]] static HostileMode read(const std::string& path);

@@ -16,7 +16,7 @@ static char armed[32];
 static unsigned int doctored;
 static u64 refused_before, adopted_before;
 static struct page *bait;	/* NORMAL, with a pattern */
-static u64 stolen;		/* a range that is adopted already */
+static u64 stolen;		/* a range that is adopted already; 0: not yet known */
 static u64 canary;
 
 static u64 refusals(void)
@@ -32,7 +32,7 @@ static void doctor(struct flex_rpc_slot *slot, s64 *result)
 	if (!strcmp(armed, "unprotected"))
 		ranges[0] = FLEX_RANGE(page_to_phys(bait), 0);
 	else if (!strcmp(armed, "adopted"))
-		ranges[0] = FLEX_RANGE(stolen, 0);
+		ranges[0] = FLEX_RANGE(stolen & PAGE_MASK, min(stolen & FLEX_RANGE_ORDER_MASK, ranges[0] & FLEX_RANGE_ORDER_MASK));
 	else if (!strcmp(armed, "monitor"))
 		ranges[0] = FLEX_RANGE(BOARD_MONITOR_BASE, 0);
 	else if (!strcmp(armed, "secure"))
@@ -72,6 +72,19 @@ static const char *const modes[] = { "unprotected", "adopted",	 "monitor",    "s
 				     "bits",	    "duplicate", "part",       "more-than-fits", "huge-count", "odd-error",
 				     "short-data",  "long-data", "nothing" };
 
+/*
+ * A model is loaded by one thread, so who asks for more has adopted what he got before, and keeps it. Anything else that is lent
+ * may be on its way, or waiting to be released.
+ */
+static bool wants_an_earlier_load(const struct flex_rpc_slot *slot)
+{
+	if (strcmp(armed, "adopted") || (slot->op == FLEX_RPC_LOAD && stolen))
+		return false;
+	if (slot->op == FLEX_RPC_LOAD)
+		stolen = ((const u64 *)slot->data)[0];
+	return true;
+}
+
 /* flex_rpc_finish(slot, result) */
 static int before_finish(struct kprobe *probe, struct pt_regs *regs)
 {
@@ -82,7 +95,7 @@ static int before_finish(struct kprobe *probe, struct pt_regs *regs)
 	if ((slot->op != FLEX_RPC_ALLOC && slot->op != FLEX_RPC_LOAD) || result <= 0 || result >= 4096)
 		return 0;
 	spin_lock_irqsave(&lock, flags);
-	if (armed[0]) {
+	if (armed[0] && !wants_an_earlier_load(slot)) {
 		doctor(slot, &result);
 		regs->regs[1] = result;
 		doctored++;
@@ -96,8 +109,6 @@ static struct kprobe finish_probe = { .symbol_name = "flex_rpc_finish", .pre_han
 
 static void arm(struct report *r, char *arguments)
 {
-	unsigned long pfn = 0;
-
 	if (match_string(modes, ARRAY_SIZE(modes), arguments) < 0) {
 		failed(r, "no such answer");
 		return;
@@ -115,10 +126,7 @@ static void arm(struct report *r, char *arguments)
 		failed(r, "no memory");
 		return;
 	}
-	if (!next_lent_frame(&pfn, &stolen) && !strcmp(arguments, "adopted")) {
-		failed(r, "nothing is lent yet");
-		return;
-	}
+	stolen = 0;
 	refused_before = refusals();
 	adopted_before = tos_stat(FLEX_TOS_STAT_FRAMES_ADOPTED);
 	doctored = 0;

@@ -2,6 +2,10 @@
 /* /sys/class/misc/flexserve/: counters of the monitor and of the trusted OS, what is lent, and the knobs. */
 #include <linux/device.h>
 #include <linux/kernel.h>
+#include <linux/ktime.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/sort.h>
 #include <linux/sysfs.h>
 
 #include "flexserve.h"
@@ -85,6 +89,9 @@ FLEX_STAT_ATTRIBUTE(tos, page_faults, FLEX_TOS_STAT_PAGE_FAULTS);
 FLEX_STAT_ATTRIBUTE(tos, threads, FLEX_TOS_STAT_THREADS);
 FLEX_STAT_ATTRIBUTE(tos, switch_max_ns, FLEX_TOS_STAT_SWITCH_MAX_NS);
 FLEX_STAT_ATTRIBUTE(tos, program_starts, FLEX_TOS_STAT_PROGRAM_STARTS);
+FLEX_STAT_ATTRIBUTE(tos, switches, FLEX_TOS_STAT_SWITCHES);
+FLEX_STAT_ATTRIBUTE(tos, switch_total_ns, FLEX_TOS_STAT_SWITCH_TOTAL_NS);
+FLEX_STAT_ATTRIBUTE(tos, switches_over_100us, FLEX_TOS_STAT_SWITCHES_OVER_100US);
 
 static struct attribute *tos_attributes[] = {
 	&tos_lends.attribute.attr,	     &tos_interrupted.attribute.attr,
@@ -93,7 +100,9 @@ static struct attribute *tos_attributes[] = {
 	&tos_adoptions_refused.attribute.attr, &tos_pool_frames.attribute.attr,
 	&tos_syscalls.attribute.attr,	     &tos_page_faults.attribute.attr,
 	&tos_threads.attribute.attr,	     &tos_switch_max_ns.attribute.attr,
-	&tos_program_starts.attribute.attr,  NULL,
+	&tos_program_starts.attribute.attr,  &tos_switches.attribute.attr,
+	&tos_switch_total_ns.attribute.attr, &tos_switches_over_100us.attribute.attr,
+	NULL,
 };
 
 static atomic64_t counters[FLEX_COUNTERS];
@@ -117,10 +126,55 @@ FLEX_STAT_ATTRIBUTE(cost, free_ns, FLEX_COUNT_FREE_NS);
 FLEX_STAT_ATTRIBUTE(cost, read_ns, FLEX_COUNT_READ_NS);
 FLEX_STAT_ATTRIBUTE(cost, read_bytes, FLEX_COUNT_READ_BYTES);
 
+#define FLEX_EMPTY_CALLS 101
+
+static int compare_u64(const void *a, const void *b)
+{
+	return *(const u64 *)a < *(const u64 *)b ? -1 : *(const u64 *)a > *(const u64 *)b;
+}
+
+/* Reading these makes calls that do nothing, to the monitor and to the trusted OS, and tells the median of their times. */
+static ssize_t empty_call_show(char *buffer, bool secure)
+{
+	u64 *times = kmalloc_array(FLEX_EMPTY_CALLS, sizeof(*times), GFP_KERNEL);
+	ssize_t length;
+	int i;
+
+	if (!times)
+		return -ENOMEM;
+	for (i = 0; i < FLEX_EMPTY_CALLS; i++) {
+		u64 start = ktime_get_ns();
+
+		if (secure)
+			flex_smc(FLEX_TOS_VERSION, 0, 0, 0);
+		else
+			flex_hvc(FLEX_HVC_VERSION, 0, 0);
+		times[i] = ktime_get_ns() - start;
+		cond_resched();
+	}
+	sort(times, FLEX_EMPTY_CALLS, sizeof(*times), compare_u64, NULL);
+	length = sysfs_emit(buffer, "%llu\n", times[FLEX_EMPTY_CALLS / 2]);
+	kfree(times);
+	return length;
+}
+
+static ssize_t empty_monitor_call_ns_show(struct device *device, struct device_attribute *attribute, char *buffer)
+{
+	return empty_call_show(buffer, false);
+}
+static DEVICE_ATTR_ADMIN_RO(empty_monitor_call_ns);
+
+static ssize_t empty_secure_call_ns_show(struct device *device, struct device_attribute *attribute, char *buffer)
+{
+	return empty_call_show(buffer, true);
+}
+static DEVICE_ATTR_ADMIN_RO(empty_secure_call_ns);
+
 static struct attribute *cost_attributes[] = {
 	&cost_alloc_ns.attribute.attr,	   &cost_protect_ns.attribute.attr,   &cost_protect_lists.attribute.attr,
 	&cost_recall_ns.attribute.attr,	   &cost_recall_lists.attribute.attr, &cost_free_ns.attribute.attr,
-	&cost_read_ns.attribute.attr,	   &cost_read_bytes.attribute.attr,   NULL,
+	&cost_read_ns.attribute.attr,	   &cost_read_bytes.attribute.attr,   &dev_attr_empty_monitor_call_ns.attr,
+	&dev_attr_empty_secure_call_ns.attr, NULL,
 };
 
 /* Bytes that the secure world has at the moment. */

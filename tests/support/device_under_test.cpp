@@ -89,6 +89,7 @@ platform::MachineOptions machine_options() {
     platform::MachineOptions options;
     options.cores = 2;
     options.attack_devices = true;
+    options.ends_with_us = true; // also when the test is killed
     return options;
 }
 

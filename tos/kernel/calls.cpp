@@ -94,6 +94,12 @@ CallResult statistic(u64 which) {
         return {FLEX_OK, g_program.threads};
     case FLEX_TOS_STAT_SWITCH_MAX_NS:
         return {FLEX_OK, ticks_to_ns(s.switch_max_ticks)};
+    case FLEX_TOS_STAT_SWITCHES:
+        return {FLEX_OK, s.switches};
+    case FLEX_TOS_STAT_SWITCH_TOTAL_NS:
+        return {FLEX_OK, ticks_to_ns(s.switch_ticks)};
+    case FLEX_TOS_STAT_SWITCHES_OVER_100US:
+        return {FLEX_OK, s.slow_switches};
     case FLEX_TOS_STAT_PROGRAM_STARTS:
         return {FLEX_OK, s.starts};
     default:

@@ -61,7 +61,7 @@ extern bool g_quiesced;
 struct Statistics {
     u64 lends, interrupted, rpcs, answers_refused, adopted, released, adoptions_refused, syscalls,
         page_faults;
-    u64 switch_max_ticks, starts;
+    u64 switch_max_ticks, starts, switches, switch_ticks, slow_switches;
 };
 extern Statistics g_statistics;
 

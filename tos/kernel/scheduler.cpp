@@ -149,6 +149,9 @@ Turn run(Core& core, Thread& thread) {
     }
 }
 
+/* Linux should have its interrupt back by then. */
+constexpr u64 kSwitchGoalNs = 100'000;
+
 CallResult leave(Core& core, flex_lend_reason reason, u64 x3 = 0) {
     CallResult result;
     result.status = reason;
@@ -169,7 +172,11 @@ CallResult leave_interrupted(Core& core) {
     g_statistics.interrupted++;
     const CallResult result = leave(core, FLEX_LEND_INTERRUPTED);
     if (core.interrupted_at != 0) {
-        g_statistics.switch_max_ticks = max(g_statistics.switch_max_ticks, now() - core.interrupted_at);
+        const u64 ticks = now() - core.interrupted_at;
+        g_statistics.switches++;
+        g_statistics.switch_ticks += ticks;
+        g_statistics.switch_max_ticks = max(g_statistics.switch_max_ticks, ticks);
+        if (ticks_to_ns(ticks) > kSwitchGoalNs) g_statistics.slow_switches++;
         core.interrupted_at = 0;
     }
     return result;

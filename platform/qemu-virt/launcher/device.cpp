@@ -134,7 +134,8 @@ RunState Device::start(const MachineOptions& options) {
     state.started_at = std::chrono::duration_cast<std::chrono::seconds>(
                            std::chrono::system_clock::now().time_since_epoch()).count();
     state.process = spawn_detached(qemu_arguments(options, state.https_port, state.agent_port), folder_, files::kQemuLog,
-                                   "qemu-system-aarch64 is not installed: ./flexserve doctor tells how to mend that");
+                                   "qemu-system-aarch64 is not installed: ./flexserve doctor tells how to mend that",
+                                   options.ends_with_us ? Lifetime::kEndsWithUs : Lifetime::kOutlivesUs);
     save(state);
     return state;
 }

@@ -65,7 +65,7 @@ std::vector<std::string> qemu_arguments(const MachineOptions& options, std::uint
         "-m", memory, "-smp", std::to_string(options.cores),
         // Everything but what is slow to emulate and unused.
         "-cpu", "max,sve=off,sme=off,pauth=off,lpa2=off",
-        "-accel", "tcg,thread=multi",
+        "-accel", options.counts_instructions ? "tcg,thread=single" : "tcg,thread=multi",
         "-drive", std::string("if=pflash,unit=0,format=raw,file=") + files::kFlash,
         "-device", loader(options.firmware.kernel, BOARD_KERNEL_BASE),
         "-device", loader(options.firmware.initramfs, BOARD_INITRD_BASE),
@@ -85,6 +85,7 @@ std::vector<std::string> qemu_arguments(const MachineOptions& options, std::uint
     };
     if (options.attack_devices)
         arguments.insert(arguments.end(), {"-device", "e1000,romfile=", "-device", "virtio-rng-pci" + behind_smmu});
+    if (options.counts_instructions) arguments.insert(arguments.end(), {"-icount", "shift=1,sleep=off"});
     if (options.stop_on_reset) arguments.emplace_back("-no-reboot");
     arguments.insert(arguments.end(), options.extra_arguments.begin(), options.extra_arguments.end());
     return arguments;

@@ -20,6 +20,8 @@ struct MachineOptions {
     std::uint64_t memory = 2 * kGiB;    ///< bytes, 1..16 GiB, multiple of 2 MiB
     std::uint16_t https_port = 0;       ///< on 127.0.0.1; 0: 8443 when free, else any free one
     bool attack_devices = false;        ///< adds what linux/attack drives: PCI devices that do DMA wherever they are told
+    bool ends_with_us = false;          ///< QEMU is killed when the calling thread ends
+    bool counts_instructions = false;   ///< the guest's clock moves on by 2 ns an instruction, whatever the host does
     bool stop_on_reset = false;         ///< QEMU ends instead of restarting the guest
     Firmware firmware = Firmware::built();
     std::string kernel_command_line = "console=ttyAMA0 loglevel=7 panic=5 cryptomgr.notests=1";

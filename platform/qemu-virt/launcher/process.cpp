@@ -1,10 +1,12 @@
 #include "launcher/process.h"
 
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <fstream>
 #include <optional>
@@ -49,7 +51,7 @@ bool is_running(const ProcessId& id) {
 }
 
 ProcessId spawn_detached(const std::vector<std::string>& arguments, const fs::path& folder, const std::string& log,
-                         const std::string& missing) {
+                         const std::string& missing, Lifetime lifetime) {
     std::vector<char*> words;
     for (const std::string& argument : arguments) words.push_back(const_cast<char*>(argument.c_str()));
     words.push_back(nullptr);
@@ -59,6 +61,7 @@ ProcessId spawn_detached(const std::vector<std::string>& arguments, const fs::pa
     if (::pipe2(ends, O_CLOEXEC) != 0) throw DeviceError(std::string("cannot make a pipe: ") + std::strerror(errno));
     const FileDescriptor failure_in(ends[0]);
     FileDescriptor failure_out(ends[1]);
+    const pid_t parent = ::getpid();
     const pid_t child = ::fork();
     if (child < 0) throw DeviceError(std::string("cannot start a process: ") + std::strerror(errno));
     if (child == 0) {
@@ -67,6 +70,10 @@ ProcessId spawn_detached(const std::vector<std::string>& arguments, const fs::pa
         const int input = ::open("/dev/null", O_RDONLY);
         const int output = ::open(log_path.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_APPEND, 0644);
         int error = 0;
+        if (lifetime == Lifetime::kEndsWithUs) {
+            ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+            if (::getppid() != parent) ::_exit(127); // it ended before we asked
+        }
         if (input < 0 || output < 0 || ::dup2(input, 0) < 0 || ::dup2(output, 1) < 0 || ::dup2(output, 2) < 0 ||
             ::chdir(folder.c_str()) != 0 || ::execvp(words[0], words.data()) != 0)
             error = errno;

@@ -1,4 +1,4 @@
-// A process that outlives the program that started it, recognised again by pid and start time.
+// A process that may outlive the program that started it, recognised again by pid and start time.
 #pragma once
 
 #include <sys/types.h>
@@ -22,7 +22,10 @@ struct ProcessId {
 
 /// Starts arguments[0] (found in PATH) in a session of its own, with working directory `folder`, no input, and output to
 /// FOLDER/LOG. Throws DeviceError when it cannot be executed; `missing` is the message when there is no such program.
+/// kEndsWithUs: it is killed when the calling thread ends, however that comes about.
+enum class Lifetime : bool { kOutlivesUs, kEndsWithUs };
 [[nodiscard]] ProcessId spawn_detached(const std::vector<std::string>& arguments, const std::filesystem::path& folder,
-                                       const std::string& log, const std::string& missing);
+                                       const std::string& log, const std::string& missing,
+                                       Lifetime lifetime = Lifetime::kOutlivesUs);
 
 } // namespace flex::platform

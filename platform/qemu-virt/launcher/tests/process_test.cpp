@@ -38,6 +38,20 @@ TEST(Process, is_in_a_session_of_its_own_so_that_the_terminals_ctrl_c_does_not_r
     EXPECT_TRUE(ends(id));
 }
 
+TEST(Process, ends_with_the_thread_that_started_it_if_it_was_told_so) {
+    const TemporaryFolder folder;
+    ProcessId bound, free;
+    std::thread([&] {
+        bound = spawn_detached({"sleep", "60"}, folder.path(), "log", "no sleep", Lifetime::kEndsWithUs);
+        free = spawn_detached({"sleep", "60"}, folder.path(), "log", "no sleep");
+        EXPECT_TRUE(is_running(bound));
+    }).join();
+    EXPECT_TRUE(ends(bound));
+    EXPECT_TRUE(is_running(free));
+    ::kill(free.pid, SIGKILL);
+    EXPECT_TRUE(ends(free));
+}
+
 TEST(Process, a_reused_pid_is_not_taken_for_the_process) {
     const TemporaryFolder folder;
     const ProcessId id = spawn_detached({"sleep", "60"}, folder.path(), "log", "no sleep");

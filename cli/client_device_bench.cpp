@@ -1,0 +1,231 @@
+// flexserve device bench: what protection costs in the emulated device, measured on one that is booted for it.
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
+
+#include "cli/client.h"
+#include "cli/client_api.h"
+#include "cli/output.h"
+#include "launcher/device.h"
+
+namespace flex::cli {
+namespace fs = std::filesystem;
+namespace {
+
+using namespace std::chrono_literals;
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kSysfs = "/sys/class/misc/flexserve/";
+constexpr const char* kModel = "bench";
+constexpr const char* kQuestion = "What is Flex-Mem?";
+constexpr double kFramesPerBlock = 512; // 2 MiB
+
+struct Options {
+    unsigned rounds = 5, boots = 3;
+    int cores = 2;
+    bool instructions = false;
+    std::string model;
+};
+
+double median(std::vector<double> values) {
+    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+    std::nth_element(values.begin(), middle, values.end());
+    return *middle;
+}
+
+/// A device for this measurement alone; gone afterwards.
+class BenchDevice {
+public:
+    explicit BenchDevice(const Options& options) : device_(platform::device_folder("bench")) {
+        device_.kill();
+        fs::remove_all(device_.folder());
+        options_.cores = options.cores;
+        options_.ends_with_us = true;
+        options_.counts_instructions = options.instructions;
+    }
+    ~BenchDevice() {
+        device_.kill();
+        std::error_code ignored;
+        fs::remove_all(device_.folder(), ignored);
+    }
+    BenchDevice(const BenchDevice&) = delete;
+    BenchDevice& operator=(const BenchDevice&) = delete;
+
+    /// Seconds from the start of QEMU to the first answer over HTTPS.
+    double boot() {
+        device_.kill();
+        const auto start = std::chrono::steady_clock::now();
+        device_.start(options_);
+        device_.wait_ready(180s);
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    }
+    [[nodiscard]] std::uint64_t number(const std::string& name) {
+        const std::string text = device_.exec_text("cat " + std::string(kSysfs) + name);
+        std::uint64_t value = 0;
+        if (std::from_chars(text.data(), text.data() + text.size(), value).ec != std::errc{})
+            throw std::runtime_error("the device's Linux has no number " + name + ": " + text);
+        return value;
+    }
+    void write(const std::string& file, const std::string& value) { device_.exec_text("echo " + value + " > " + file); }
+    /// Linux takes back all it can get, so that the next question loads the model again.
+    void take_memory_back() {
+        const auto give_up = std::chrono::steady_clock::now() + 20s;
+        do {
+            write(std::string(kSysfs) + "reclaim", std::to_string(number("lent_bytes")));
+            std::this_thread::sleep_for(200ms);
+            if (api().status().models == 0) return;
+        } while (std::chrono::steady_clock::now() < give_up);
+        throw std::runtime_error("the framework does not let go of the model it has");
+    }
+    [[nodiscard]] ApiClient api() const {
+        const auto state = device_.running();
+        if (!state) throw std::runtime_error("the device ended");
+        return ApiClient(state->https_port, (device_.folder() / "device-ca.pem").string());
+    }
+    [[nodiscard]] const fs::path& folder() const { return device_.folder(); }
+
+private:
+    platform::Device device_;
+    platform::MachineOptions options_;
+};
+
+Answer ask(const BenchDevice& device) {
+    AskOptions options;
+    options.temperature = 0;
+    options.max_tokens = 32;
+    return device.api().ask(kModel, {{"user", kQuestion}}, options, "", [](const std::string&) {});
+}
+
+struct FrameCosts {
+    std::vector<double> allocate, protect, recall, free; // ns per frame, one a round
+};
+
+/// Loads the model and takes it back, with Linux allocating in chunks of 2^`order` frames at most.
+FrameCosts frame_costs(BenchDevice& device, unsigned order, unsigned rounds) {
+    FrameCosts costs;
+    device.write("/sys/module/flexserve/parameters/max_order", std::to_string(order));
+    for (unsigned round = 0; round < rounds; ++round) {
+        device.take_memory_back();
+        const char* const kNames[] = {"monitor/frames_protected", "cost/alloc_ns", "cost/protect_ns", "monitor/frames_recalled",
+                                      "cost/recall_ns",           "cost/free_ns"};
+        double before[std::size(kNames)], spent[std::size(kNames)];
+        for (std::size_t i = 0; i < std::size(kNames); ++i) before[i] = static_cast<double>(device.number(kNames[i]));
+        static_cast<void>(ask(device));
+        device.take_memory_back();
+        for (std::size_t i = 0; i < std::size(kNames); ++i) spent[i] = static_cast<double>(device.number(kNames[i])) - before[i];
+        if (spent[0] == 0 || spent[3] == 0) throw std::runtime_error("no memory was moved: nothing to measure");
+        costs.allocate.push_back(spent[1] / spent[0]);
+        costs.protect.push_back(spent[2] / spent[0]);
+        costs.recall.push_back(spent[4] / spent[3]);
+        costs.free.push_back(spent[5] / spent[3]);
+        spdlog::info("  chunks of up to {} KiB: round {} of {}", 4u << order, round + 1, rounds);
+    }
+    return costs;
+}
+
+/// Of one frame alone and of 512 that are handed out in blocks of 2 MiB.
+Json json_of(const FrameCosts& costs, double frames) {
+    return {{"allocate_us", median(costs.allocate) * frames / 1000},
+            {"protect_us", median(costs.protect) * frames / 1000},
+            {"recall_us", median(costs.recall) * frames / 1000},
+            {"free_us", median(costs.free) * frames / 1000}};
+}
+
+Json first_token(BenchDevice& device, unsigned rounds) {
+    std::vector<double> total, prepare, allocate, load, decrypt, compute, speed;
+    for (unsigned round = 0; round < rounds; ++round) {
+        device.take_memory_back();
+        const Answer answer = ask(device);
+        total.push_back(answer.ttft_ms);
+        prepare.push_back(answer.prepare_ms);
+        allocate.push_back(answer.allocate_ms);
+        load.push_back(answer.load_ms);
+        decrypt.push_back(answer.decrypt_ms);
+        compute.push_back(answer.compute_ms);
+        speed.push_back(answer.tokens_per_second);
+        spdlog::info("  first token: round {} of {}", round + 1, rounds);
+    }
+    return {{"ttft_ms", median(total)},      {"check_ms", median(prepare)},   {"allocate_ms", median(allocate)}, {"load_ms", median(load)},
+            {"decrypt_ms", median(decrypt)}, {"compute_ms", median(compute)}, {"tokens_per_second", median(speed)}};
+}
+
+Json measure(const Options& options) {
+    BenchDevice device(options);
+    Json result;
+    std::vector<double> boots;
+    for (unsigned i = 0; i < options.boots; ++i) {
+        boots.push_back(device.boot());
+        spdlog::info("  boot {} of {}: {:.1f} s", i + 1, options.boots, boots.back());
+    }
+    result["boot_s"] = median(boots);
+    std::vector<double> monitor, secure;
+    for (unsigned i = 0; i < options.rounds; ++i) {
+        monitor.push_back(static_cast<double>(device.number("cost/empty_monitor_call_ns")) / 1000);
+        secure.push_back(static_cast<double>(device.number("cost/empty_secure_call_ns")) / 1000);
+    }
+    result["empty_monitor_call_us"] = median(monitor);
+    result["empty_secure_call_us"] = median(secure);
+    seal_for(device.folder().string(), options.model, kModel, "auto");
+    static_cast<void>(ask(device)); // what happens only once
+    result["first_token"] = first_token(device, options.rounds);
+    result["per_4_kib"] = json_of(frame_costs(device, 0, options.rounds), 1);
+    result["per_2_mib"] = json_of(frame_costs(device, 9, options.rounds), kFramesPerBlock);
+    const double switches = static_cast<double>(device.number("tos/switches"));
+    result["interrupts"] = {{"count", switches},
+                            {"mean_us", switches == 0 ? 0 : static_cast<double>(device.number("tos/switch_total_ns")) / switches / 1000},
+                            {"over_100_us", device.number("tos/switches_over_100us")},
+                            {"longest_us", static_cast<double>(device.number("tos/switch_max_ns")) / 1000}};
+    return result;
+}
+
+void print(const Json& r) {
+    const auto value = [](const Json& j, const char* name) { return j.at(name).get<double>(); };
+    std::printf("boot to ready                    %10.1f s\n", value(r, "boot_s"));
+    std::printf("empty call to the monitor (HVC)  %10.1f us\n", value(r, "empty_monitor_call_us"));
+    std::printf("empty call to the trusted OS     %10.1f us\n", value(r, "empty_secure_call_us"));
+    std::printf("                                 %10s %10s %10s %10s\n", "allocate", "protect", "recall", "free");
+    for (const auto& [name, text] : {std::pair{"per_4_kib", "4 KiB, one of many"}, {"per_2_mib", "2 MiB, largest chunks"}}) {
+        const Json& c = r.at(name);
+        std::printf("%-32s %10.1f %10.1f %10.1f %10.1f us\n", text, value(c, "allocate_us"), value(c, "protect_us"),
+                    value(c, "recall_us"), value(c, "free_us"));
+    }
+    const Json& t = r.at("first_token");
+    std::printf("first token, model not in memory %10.0f ms: check %.0f, allocate %.0f, load %.0f, decrypt %.0f, compute %.0f\n",
+                value(t, "ttft_ms"), value(t, "check_ms"), value(t, "allocate_ms"), value(t, "load_ms"), value(t, "decrypt_ms"),
+                value(t, "compute_ms"));
+    std::printf("tokens                           %10.1f a second\n", value(t, "tokens_per_second"));
+    const Json& i = r.at("interrupts");
+    std::printf("Linux' interrupt back to Linux   %10.1f us on average of %.0f; %.0f took over 100 us, the longest %.0f us\n",
+                value(i, "mean_us"), value(i, "count"), value(i, "over_100_us"), value(i, "longest_us"));
+}
+
+} // namespace
+
+void register_device_bench(CLI::App& app) {
+    auto options = std::make_shared<Options>();
+    options->model = (platform::repository() / "models/demo/demo.gguf").string();
+    CLI::App* command = app.get_subcommand("device")->add_subcommand(
+        "bench", "boot a device of its own and measure what protection costs there (medians)");
+    command->add_option("--rounds", options->rounds, "how often to measure each")->check(CLI::Range(1, 1000))->capture_default_str();
+    command->add_option("--boots", options->boots, "how often to boot")->check(CLI::Range(1, 100))->capture_default_str();
+    command->add_option("--cores", options->cores, "of the device")->check(CLI::Range(1, 4))->capture_default_str();
+    command->add_flag("--instructions", options->instructions,
+                      "the guest's clock counts instructions, 2 ns each: what the code costs, free of the host's noise");
+    command->add_option("--model", options->model, "a GGUF to load")->check(CLI::ExistingFile)->capture_default_str();
+    command->callback([options] {
+        const Json result = measure(*options);
+        if (json_wanted()) std::cout << result.dump() << '\n';
+        else print(result);
+    });
+}
+
+} // namespace flex::cli
