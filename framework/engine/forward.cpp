@@ -7,6 +7,7 @@
 #include <cmath>
 #include <initializer_list>
 
+#include "engine/attention.h"
 #include "engine/kernels/exact.h"
 
 namespace flex::engine {
@@ -34,7 +35,7 @@ public:
     Held& operator=(const Held&) = delete;
     ~Held() { release(); }
 
-    Status acquire(SessionState& state, Stage stage);
+    Status acquire(BatchState& state, Stage stage);
     void release() {
         if (gate_ != nullptr) gate_->release(stage_);
         gate_ = nullptr;
@@ -47,24 +48,23 @@ private:
 
 } // namespace
 
-/// SessionState with the names a pass needs close at hand.
+/// BatchState with the names a pass needs close at hand.
 class ForwardPass {
 public:
-    ForwardPass(SessionState& state, std::span<const TokenId> tokens)
-        : s_(state), k_(*state.kernels), shape_(state.model.shape()), w_(state.work), tokens_(tokens),
-          T_(tokens.size()) {}
+    ForwardPass(BatchState& state, std::span<const Row> rows)
+        : s_(state), k_(*state.kernels), shape_(state.model.shape()), w_(state.work), rows_(rows),
+          T_(rows.size()), attention_(state, rows) {}
 
-    Status run(std::span<const std::uint32_t> rows, float* logits);
+    Status run(std::span<const std::uint32_t> wanted, float* logits);
 
 private:
+    [[nodiscard]] bool cancelled() const;
     void embed();
     void rope_tables();
     void layer(std::uint32_t index);
-    void place_keys_and_values(const LayerWeights& weights, std::uint32_t index, std::size_t t);
+    void norm_and_rotate(const LayerWeights& weights, std::size_t t);
     void rotate(float* heads, std::size_t count, std::size_t t) const;
-    void attend(std::uint32_t index);
-    void attend(std::uint32_t index, std::size_t head, std::size_t t, float* scores);
-    void head(std::span<const std::uint32_t> rows, float* logits);
+    void head(std::span<const std::uint32_t> wanted, float* logits);
 
     void prepare(const float* x, std::size_t columns, std::size_t t,
                  std::initializer_list<const Matrix*> matrices);
@@ -75,15 +75,22 @@ private:
         s_.pool.run(T_, [&](std::size_t t, unsigned) { task(t); });
     }
 
-    SessionState& s_;
+    BatchState& s_;
     const Kernels& k_;
     const ModelShape& shape_;
     Workspace& w_;
-    std::span<const TokenId> tokens_;
+    std::span<const Row> rows_;
     std::size_t T_;
+    Attention attention_;
 };
 
-Status ForwardPass::run(std::span<const std::uint32_t> rows, float* logits) {
+/// Nobody wants the result any more.
+bool ForwardPass::cancelled() const {
+    return std::ranges::all_of(
+        rows_, [](const Row& row) { return row.session->cancelled.load(std::memory_order_relaxed); });
+}
+
+Status ForwardPass::run(std::span<const std::uint32_t> wanted, float* logits) {
     Held embedding;
     FLEX_TRY(embedding.acquire(s_, 0));
     embed();       // x[T][width]
@@ -91,27 +98,27 @@ Status ForwardPass::run(std::span<const std::uint32_t> rows, float* logits) {
     if (!shape_.tied_head) embedding.release();
 
     for (std::uint32_t i = 0; i < shape_.layers; ++i) {
-        if (s_.cancelled.load(std::memory_order_relaxed)) return fail(ErrorCode::kCancelled, "cancelled");
+        if (cancelled()) return fail(ErrorCode::kCancelled, "cancelled");
         Held weights;
         FLEX_TRY(weights.acquire(s_, 1 + i));
         layer(i); // x[T][width] += attention, then += feed-forward
     }
 
-    if (rows.empty()) return {};
-    if (s_.cancelled.load(std::memory_order_relaxed)) return fail(ErrorCode::kCancelled, "cancelled");
+    if (wanted.empty()) return {};
+    if (cancelled()) return fail(ErrorCode::kCancelled, "cancelled");
     Held weights;
     FLEX_TRY(weights.acquire(s_, shape_.layers + 1));
-    head(rows, logits); // logits[rows][vocabulary]
+    head(wanted, logits); // logits[wanted][vocabulary]
     return {};
 }
 
-/// x[t] = row tokens[t] of the embedding, widened.
+/// x[t] = row rows[t].token of the embedding, widened.
 void ForwardPass::embed() {
     const Matrix& e = s_.model.embedding();
     const std::size_t n = shape_.width;
     for_tokens([&](std::size_t t) {
         float* x = w_.x.get() + t * n;
-        const std::byte* row = e.data + n / block_elements(e.type) * block_bytes(e.type) * tokens_[t];
+        const std::byte* row = e.data + n / block_elements(e.type) * block_bytes(e.type) * rows_[t].token;
         for (std::size_t i = 0; i < n; ++i) {
             switch (e.type) {
             case TensorType::kF32:
@@ -143,7 +150,7 @@ void ForwardPass::rope_tables() {
     const auto step = static_cast<float>(std::pow(shape_.rope_base, -2.0 / shape_.rope_dims));
     const auto scale = static_cast<float>(1.0 / shape_.rope_scale);
     for_tokens([&](std::size_t t) {
-        auto theta = static_cast<float>(s_.position + t);
+        auto theta = static_cast<float>(rows_[t].position);
         for (std::size_t i = 0; i < pairs; ++i) {
             const float angle = theta / (factors != nullptr ? factors[i] : 1.0F) * scale;
             w_.cos[t * pairs + i] = static_cast<float>(std::cos(static_cast<double>(angle)));
@@ -166,9 +173,10 @@ void ForwardPass::layer(std::uint32_t index) {
     });
     multiply(h, T_,
              {{l.q, w_.q.get()}, {l.k, w_.k.get()}, {l.v, w_.v.get()}}); // [T][q_width], [T][kv_width] twice
-    for_tokens([&](std::size_t t) { place_keys_and_values(l, index, t); });
+    for_tokens([&](std::size_t t) { norm_and_rotate(l, t); });
     const auto start = Clock::now();
-    attend(index); // attention[T][q_width]
+    attention_.store(index);
+    attention_.attend(index); // attention[T][q_width]
     s_.timings.attention_ns += since(start);
     for_tokens([&](std::size_t t) { prepare(w_.attention.get(), q_width, t, {&l.attention_output}); });
     multiply(w_.attention.get(), T_, {{l.attention_output, h}}); // [T][width]
@@ -188,8 +196,8 @@ void ForwardPass::layer(std::uint32_t index) {
     for_tokens([&](std::size_t t) { k_.add(x + t * width, h + t * width, width); });
 }
 
-/// Per head: Qwen3 norms q and k; both get their position; k and v go to the cache.
-void ForwardPass::place_keys_and_values(const LayerWeights& weights, std::uint32_t index, std::size_t t) {
+/// Per head: Qwen3 norms q and k; both get their position.
+void ForwardPass::norm_and_rotate(const LayerWeights& weights, std::size_t t) {
     const std::size_t head_size = shape_.head_size;
     float* q = w_.q.get() + t * shape_.q_width();  // [heads][head_size]
     float* k = w_.k.get() + t * shape_.kv_width(); // [kv_heads][head_size]
@@ -203,13 +211,6 @@ void ForwardPass::place_keys_and_values(const LayerWeights& weights, std::uint32
     }
     rotate(q, shape_.heads, t);
     rotate(k, shape_.kv_heads, t);
-    const float* v = w_.v.get() + t * shape_.kv_width(); // [kv_heads][head_size]
-    for (std::size_t g = 0; g < shape_.kv_heads; ++g) {
-        const std::size_t at =
-            index * s_.kv.layer_stride + g * s_.kv.head_stride + (s_.position + t) * head_size;
-        std::copy_n(k + g * head_size, head_size, s_.kv.keys.get() + at);
-        std::copy_n(v + g * head_size, head_size, s_.kv.values.get() + at);
-    }
 }
 
 /// RoPE on heads[count][head_size]. Llama's pairs are neighbours (its Q and K rows were permuted at
@@ -231,42 +232,16 @@ void ForwardPass::rotate(float* heads, std::size_t count, std::size_t t) const {
     }
 }
 
-/// attention[t][head] for all heads and tokens. Runs of tokens of one head are a task, so that its keys stay
-/// in cache.
-void ForwardPass::attend(std::uint32_t index) {
-    constexpr std::size_t kRun = 8;
-    const std::size_t runs = (T_ + kRun - 1) / kRun;
-    s_.pool.run(shape_.heads * runs, [&](std::size_t task, unsigned thread) {
-        const std::size_t head = task / runs, first = task % runs * kRun;
-        float* scores = w_.scores.get() + std::size_t{thread} * s_.options.context; // [context]
-        for (std::size_t t = first; t < std::min(first + kRun, T_); ++t) attend(index, head, t, scores);
-    });
-}
-
-/// attention[t][head] = softmax(q · K / sqrt(head_size)) V over all positions up to t's own.
-void ForwardPass::attend(std::uint32_t index, std::size_t head, std::size_t t, float* scores) {
-    const std::size_t head_size = shape_.head_size, group = head / (shape_.heads / shape_.kv_heads);
-    const std::size_t count = s_.position + t + 1;
-    const std::size_t at = index * s_.kv.layer_stride + group * s_.kv.head_stride;
-    const float* keys = s_.kv.keys.get() + at;     // [count][head_size]
-    const float* values = s_.kv.values.get() + at; // [count][head_size]
-    const std::size_t row = t * shape_.q_width() + head * head_size;
-    const float factor = 1.0F / std::sqrt(static_cast<float>(head_size));
-    k_.scores(w_.q.get() + row, keys, count, head_size, factor, scores);
-    k_.softmax(scores, count);
-    k_.weighted_sum(scores, values, count, head_size, w_.attention.get() + row);
-}
-
-/// logits[i] = Whead · norm(x[rows[i]]), for the rows that were asked for: [rows][vocabulary].
-void ForwardPass::head(std::span<const std::uint32_t> rows, float* logits) {
+/// logits[i] = Whead · norm(x[wanted[i]]): [wanted][vocabulary].
+void ForwardPass::head(std::span<const std::uint32_t> wanted, float* logits) {
     const std::size_t width = shape_.width;
     const Matrix& w = s_.model.head();
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-        float* h = w_.h.get() + i * width; // h is free here: [rows][width]
-        k_.rms_norm(w_.x.get() + rows[i] * width, s_.model.output_norm(), width, shape_.rms_epsilon, h);
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+        float* h = w_.h.get() + i * width; // h is free here: [wanted][width]
+        k_.rms_norm(w_.x.get() + wanted[i] * width, s_.model.output_norm(), width, shape_.rms_epsilon, h);
         prepare(w_.h.get(), width, i, {&w});
     }
-    multiply(w_.h.get(), rows.size(), {{w, logits}});
+    multiply(w_.h.get(), wanted.size(), {{w, logits}});
 }
 
 /// Brings row t of x[T][columns] into the form that each of the matrices multiplies with.
@@ -330,7 +305,7 @@ void ForwardPass::multiply_rows(const float* x, std::size_t count, const Product
 
 namespace {
 
-Status Held::acquire(SessionState& state, Stage stage) {
+Status Held::acquire(BatchState& state, Stage stage) {
     if (WeightGate* gate = state.options.gate; gate != nullptr) {
         const auto start = Clock::now();
         const Status status = gate->acquire(stage);
@@ -348,9 +323,9 @@ Status Held::acquire(SessionState& state, Stage stage) {
 
 } // namespace
 
-Status SessionState::forward(std::span<const TokenId> tokens, std::span<const std::uint32_t> rows,
-                             float* logits_out) {
-    return ForwardPass(*this, tokens).run(rows, logits_out);
+Status BatchState::forward(std::span<const Row> some, std::span<const std::uint32_t> wanted,
+                           float* logits_out) {
+    return ForwardPass(*this, some).run(wanted, logits_out);
 }
 
 } // namespace flex::engine

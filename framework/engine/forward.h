@@ -1,4 +1,4 @@
-// Private to the engine: the memory of a session and the forward pass over it.
+// Private to the engine: the memory of sessions and batches, and the forward pass over it.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,9 @@
 
 #include "base/result.h"
 #include "base/token.h"
+#include "engine/batch.h"
 #include "engine/kernels/kernels.h"
+#include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/session.h"
 #include "engine/thread_pool.h"
@@ -29,13 +31,6 @@ template <class T> Buffer<T> allocate(std::uint64_t count) {
     return Buffer<T>(static_cast<T*>(std::aligned_alloc(64, bytes == 0 ? 64 : bytes)));
 }
 
-/// Keys and values of the tokens so far: [layer][kv_head][context][head_size] each.
-struct KvCache {
-    Buffer<float> keys, values;
-    std::uint64_t head_stride = 0;  // context * head_size
-    std::uint64_t layer_stride = 0; // kv_heads * head_stride
-};
-
 /// A vector per token as the matrices want it: [T][columns]. Only the forms that are needed are filled in.
 struct Activations {
     Buffer<std::int8_t> q8; // [T][columns]
@@ -44,7 +39,7 @@ struct Activations {
     Buffer<float> bhalf;    // [T][columns], rounded to bf16
 };
 
-/// Scratch for one pass over T <= batch tokens. Row-major, one row per token.
+/// Scratch for one pass over T <= BatchOptions::rows tokens. Row-major, one row per token.
 struct Workspace {
     Buffer<float> x;          // [T][width]      the residual stream
     Buffer<float> h;          // [T][width]      normed input of a block, then its output
@@ -54,28 +49,56 @@ struct Workspace {
     Buffer<float> gate, up;   // [T][ff_width]
     Buffer<float> cos, sin;   // [T][rope_dims / 2]
     Activations input;        // [T][largest number of columns]
-    Buffer<float> scores;     // [threads][context]
+    Buffer<float> scores;     // [threads][Attention::kTileRows][scores_stride]
+    Buffer<float> kv_part;    // [threads][kKvBlockTokens * head_size]: keys or values of a block as f32
     Buffer<std::byte> kernel; // [threads][kernel_bytes]
     std::size_t kernel_bytes = 0;
+    std::size_t scores_stride = 0; // the context in whole blocks
 };
 
 struct SessionState {
-    SessionState(const Model& m, ThreadPool& p, const SessionOptions& o) : model(m), pool(p), options(o) {}
+    SessionState(std::shared_ptr<Batch> b, std::shared_ptr<KvPool> p, std::uint32_t c)
+        : batch(std::move(b)), kv(std::move(p)), context(c) {}
 
-    const Model& model;
-    ThreadPool& pool;
-    SessionOptions options;
-    const Kernels* kernels = nullptr;
-    KvCache kv;
-    Workspace work;
-    std::vector<float> logits; // [vocabulary]
+    std::shared_ptr<Batch> batch;
+    std::shared_ptr<KvPool> kv;
+    std::uint32_t context;
     std::uint32_t position = 0;
+    std::vector<KvBlockRef> blocks; // at least those of the tokens before `position`, in order
+    std::vector<float> logits;      // [vocabulary]
     std::atomic<bool> cancelled{false};
     Timings timings;
 
-    /// Runs `tokens` (at most `batch`, checked ids, room in the cache) at positions position, position + 1, …
-    /// and writes logits after tokens[rows[i]] to logits_out + i * vocabulary. Does not move `position`.
-    Status forward(std::span<const TokenId> tokens, std::span<const std::uint32_t> rows, float* logits_out);
+    /// Whether `tokens` can follow: known ids, room in the context.
+    [[nodiscard]] Status check(std::span<const TokenId> tokens) const;
+    /// Gets blocks for `count` more tokens, and makes those that will be written its own.
+    Status make_room(std::size_t count);
+    void rewind(std::uint32_t to);
+};
+
+/// One token in a pass.
+struct Row {
+    SessionState* session = nullptr; // has room at `position`
+    TokenId token = 0;               // checked
+    std::uint32_t position = 0;
+};
+
+struct BatchState {
+    BatchState(const Model& m, ThreadPool& p, const BatchOptions& o) : model(m), pool(p), options(o) {}
+
+    const Model& model;
+    ThreadPool& pool;
+    BatchOptions options;
+    const Kernels* kernels = nullptr;
+    Workspace work;
+    std::vector<Row> rows;     // of the pass
+    std::vector<float> logits; // [sessions that want them][vocabulary]
+    BatchTimings timings;
+
+    /// Computes `rows` (at most options.rows; a session's rows lie together, in rising order) and writes
+    /// logits after rows[wanted[i]] to logits_out + i * vocabulary. Moves no session's position. Error:
+    /// kCancelled when every session of the pass is cancelled, and those of the gate.
+    Status forward(std::span<const Row> rows, std::span<const std::uint32_t> wanted, float* logits_out);
 };
 
 } // namespace flex::engine

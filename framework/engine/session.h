@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "base/token.h"
+#include "engine/kv_cache.h"
 #include "engine/model.h"
 
 namespace flex::engine {
@@ -16,12 +17,14 @@ namespace flex::engine {
 class ThreadPool;
 struct Kernels;
 struct SessionState;
+class Batch;
 
 struct SessionOptions {
     std::uint32_t context = 0; ///< tokens the KV cache holds; 0: what the model was trained for, at most 4096
     std::uint32_t batch = 512; ///< prompt tokens computed per pass through the layers
     WeightGate* gate = nullptr;       ///< not owned; see WeightGate
     const Kernels* kernels = nullptr; ///< null: the best this CPU has (kernels/kernels.h)
+    KvType kv = KvType::kF16;         ///< how the KV cache is stored; see kv_cache.h
 };
 
 /// Where the time of a session went, summed since creation or reset_timings(). Nanoseconds of wall time.
@@ -35,20 +38,26 @@ struct Timings {
 };
 
 /// Results do not depend on the number of threads, on the batch size, on how the prompt was cut into calls,
-/// or on which kernel table computes them: all of these give the same bits. One thread at a time; only
-/// cancel() may be called from another.
+/// on which other sessions are computed in the same pass (Batch), or on which kernel table computes them: all
+/// of these give the same bits. One thread at a time, together with the others of its batch; only cancel()
+/// may be called from another.
 class Session {
 public:
-    /// `model` and `pool` must outlive the session. Allocates the KV cache and the scratch space once.
-    /// Errors: kInvalidArgument, kOutOfMemory (says how many MiB it wanted).
+    /// A session by itself, with a batch and blocks of its own. `model` and `pool` must outlive it. The KV
+    /// cache is allocated as it fills. Errors: kInvalidArgument, kUnsupported, kOutOfMemory (says how many
+    /// MiB it wanted).
     static Result<std::unique_ptr<Session>> create(const Model& model, ThreadPool& pool,
                                                    SessionOptions options = {});
+    /// One of several that share the memory of `batch` and the blocks of `kv`, which is of the same model.
+    /// `context` tokens at most; 0: as the batch. Errors: kInvalidArgument.
+    static Result<std::unique_ptr<Session>> create(std::shared_ptr<Batch> batch, std::shared_ptr<KvPool> kv,
+                                                   std::uint32_t context = 0);
     ~Session();
 
     /// Appends `tokens` and returns the logits after the last one: [vocabulary], valid until the next call.
     /// On an error the session stands where it stood before.
     /// Errors: kInvalidArgument (no tokens, an id outside the vocabulary), kContextFull (message has both
-    /// numbers), kCancelled, and whatever the gate returns.
+    /// numbers), kOutOfMemory (no block to be had), kCancelled, and whatever the gate returns.
     Result<std::span<const float>> prefill(std::span<const TokenId> tokens);
 
     /// Appends one token: the same as prefill with one, counted as decoding.
@@ -61,8 +70,14 @@ public:
     /// Tokens in the KV cache.
     [[nodiscard]] std::uint32_t position() const;
     [[nodiscard]] std::uint32_t context() const;
-    /// Forgets every token from `position` on (cheap). `position` <= position().
+    /// Forgets every token from `position` on and gives up its blocks (cheap). `position` <= position().
     void rewind(std::uint32_t position);
+    /// Forgets everything and takes on the first `tokens` tokens of `other`, sharing its blocks (cheap): as
+    /// if they had been computed here. `tokens` <= other.position(); both have the same pool and this one
+    /// room for them.
+    void share_prefix(const Session& other, std::uint32_t tokens);
+    /// Blocks of KV cache it holds.
+    [[nodiscard]] std::size_t blocks() const;
 
     /// Makes the call under way (or the next one) return kCancelled at the next layer boundary. Any thread.
     void cancel();
@@ -73,6 +88,7 @@ public:
     void reset_timings();
 
 private:
+    friend class Batch;
     explicit Session(std::unique_ptr<SessionState> state);
     std::unique_ptr<SessionState> state_;
 };

@@ -1,6 +1,7 @@
 // AVX2 + FMA + F16C: everything but Q8_0 (avx2_q8.cpp). Four 256-bit registers hold the 32 lanes of the
 // reference.
 #include "engine/kernels/avx2.h"
+#include "engine/kernels/attention.h"
 #include "engine/kernels/tables.h"
 
 namespace flex::engine {
@@ -261,32 +262,6 @@ void softmax(float* x, std::size_t n) {
     for (; i < n; ++i) x[i] *= inverse;
 }
 
-/// C * 8 neighbouring elements of the result stay in registers while all values pass.
-template <int C>
-void weighted_columns(const float* weights, const float* values, std::size_t count, std::size_t head_size,
-                      float* out) {
-    F8 acc[C];
-    for (int c = 0; c < C; ++c) acc[c] = _mm256_setzero_ps();
-    for (std::size_t i = 0; i < count; ++i) {
-        const F8 w = _mm256_set1_ps(weights[i]);
-        for (int c = 0; c < C; ++c)
-            acc[c] = _mm256_fmadd_ps(w, _mm256_loadu_ps(values + i * head_size + 8 * c), acc[c]);
-    }
-    for (int c = 0; c < C; ++c) _mm256_storeu_ps(out + 8 * c, acc[c]);
-}
-
-void weighted_sum(const float* weights, const float* values, std::size_t count, std::size_t head_size,
-                  float* out) {
-    std::size_t d = 0;
-    for (; d + 64 <= head_size; d += 64) weighted_columns<8>(weights, values + d, count, head_size, out + d);
-    for (; d + 8 <= head_size; d += 8) weighted_columns<1>(weights, values + d, count, head_size, out + d);
-    for (; d < head_size; ++d) {
-        float acc = 0;
-        for (std::size_t i = 0; i < count; ++i) acc = exact_fma(weights[i], values[i * head_size + d], acc);
-        out[d] = acc;
-    }
-}
-
 } // namespace
 
 constinit const Kernels kAvx2Kernels = {
@@ -303,7 +278,12 @@ constinit const Kernels kAvx2Kernels = {
     .silu_multiply = silu_multiply,
     .scores = scores,
     .softmax = softmax,
-    .weighted_sum = weighted_sum,
+    .narrow_f16 = avx2_narrow_f16,
+    .widen_f16 = avx2_widen_f16,
+    .widen_q8 = avx2_widen_q8,
+    .widen_q8_columns = avx2_widen_q8_columns,
+    .block_scores = avx2_block_scores,
+    .add_weighted = avx2_add_weighted,
 };
 
 } // namespace flex::engine

@@ -66,6 +66,7 @@ namespace {
     return h;
 }
 
+constexpr std::size_t kBlockTokens = 32;  // of the KV cache: kKvBlockTokens
 constexpr std::size_t kQ8Block = 32;      // elements
 constexpr std::size_t kQ8BlockBytes = 34; // f16 scale, 32 int8
 constexpr float kTinyScale = 0x1p-25F;    // at or below it f16(x) is 0

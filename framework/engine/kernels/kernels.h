@@ -62,9 +62,24 @@ struct Kernels {
     /// x = exp(x - max) / sum, in place, n >= 1. The sum has 8 lanes: ((l0 + l1) + (l2 + l3)) + ((l4 + l5) +
     /// (l6 + l7)).
     void (*softmax)(float* x, std::size_t n);
-    /// out[d] = sum over i, in rising order, of fma(weights[i], values[i][d], …); values: [count][head_size]
-    void (*weighted_sum)(const float* weights, const float* values, std::size_t count, std::size_t head_size,
-                         float* out);
+
+    // The KV cache's small types (engine/kv_cache.h), and attention over one block of it.
+    /// y = x in binary16, half to even, and back.
+    void (*narrow_f16)(const float* x, std::size_t n, std::uint16_t* y);
+    void (*widen_f16)(const std::uint16_t* x, std::size_t n, float* y);
+    /// y[i] = q[i] * scale[i / 32], n a multiple of 32
+    void (*widen_q8)(const std::int8_t* q, const std::uint16_t* scale, std::size_t n, float* y);
+    /// y[d][i] = q[d][i] * scale[d / 32][i]: [head_size][32], head_size a multiple of 32
+    void (*widen_q8_columns)(const std::int8_t* q, const std::uint16_t* scale, std::size_t head_size,
+                             float* y);
+    /// out[r * out_stride + i] = (sum over d, in rising order, of fma(queries[r][d], keys[d][i], …)) * factor
+    /// for i in [0, 32), r in [0, rows); keys: [head_size][32].
+    void (*block_scores)(const float* const* queries, std::size_t rows, const float* keys,
+                         std::size_t head_size, float factor, float* out, std::size_t out_stride);
+    /// out[r][d] = fma(weights[r * weights_stride + i], values[i][d], out[r][d]) for i in [0, count), rising;
+    /// values: [count][head_size].
+    void (*add_weighted)(const float* weights, std::size_t weights_stride, std::size_t rows,
+                         const float* values, std::size_t count, std::size_t head_size, float* const* out);
 };
 
 /// Scratch a thread gives to a matmul.

@@ -1,4 +1,5 @@
 // NEON as every Armv8-A has it. Eight 128-bit registers hold the 32 lanes of the reference.
+#include "engine/kernels/attention.h"
 #include "engine/kernels/neon_q8.h"
 #include "engine/kernels/tables.h"
 
@@ -261,31 +262,6 @@ void softmax(float* x, std::size_t n) {
     for (; i < n; ++i) x[i] *= inverse;
 }
 
-/// C * 4 neighbouring elements of the result stay in registers while all values pass.
-template <int C>
-void weighted_columns(const float* weights, const float* values, std::size_t count, std::size_t head_size,
-                      float* out) {
-    F4 acc[C];
-    for (int c = 0; c < C; ++c) acc[c] = vdupq_n_f32(0);
-    for (std::size_t i = 0; i < count; ++i) {
-        for (int c = 0; c < C; ++c)
-            acc[c] = vfmaq_n_f32(acc[c], vld1q_f32(values + i * head_size + 4 * c), weights[i]);
-    }
-    for (int c = 0; c < C; ++c) vst1q_f32(out + 4 * c, acc[c]);
-}
-
-void weighted_sum(const float* weights, const float* values, std::size_t count, std::size_t head_size,
-                  float* out) {
-    std::size_t d = 0;
-    for (; d + 64 <= head_size; d += 64) weighted_columns<16>(weights, values + d, count, head_size, out + d);
-    for (; d + 4 <= head_size; d += 4) weighted_columns<1>(weights, values + d, count, head_size, out + d);
-    for (; d < head_size; ++d) {
-        float acc = 0;
-        for (std::size_t i = 0; i < count; ++i) acc = exact_fma(weights[i], values[i * head_size + d], acc);
-        out[d] = acc;
-    }
-}
-
 constexpr Kernels kTable = {
     .name = "neon",
     .quantize = quantize,
@@ -300,7 +276,12 @@ constexpr Kernels kTable = {
     .silu_multiply = silu_multiply,
     .scores = scores,
     .softmax = softmax,
-    .weighted_sum = weighted_sum,
+    .narrow_f16 = neon_narrow_f16,
+    .widen_f16 = neon_widen_f16,
+    .widen_q8 = neon_widen_q8,
+    .widen_q8_columns = neon_widen_q8_columns,
+    .block_scores = neon_block_scores,
+    .add_weighted = neon_add_weighted,
 };
 
 constexpr Kernels with_dotprod(Kernels table) {

@@ -139,12 +139,47 @@ void softmax(float* x, std::size_t n) {
     for (std::size_t i = 0; i < n; ++i) x[i] *= inverse;
 }
 
-void weighted_sum(const float* weights, const float* values, std::size_t count, std::size_t head_size,
-                  float* out) {
+void narrow_f16(const float* x, std::size_t n, std::uint16_t* y) {
+    for (std::size_t i = 0; i < n; ++i) y[i] = f32_to_f16(x[i]);
+}
+
+void widen_f16(const std::uint16_t* x, std::size_t n, float* y) {
+    for (std::size_t i = 0; i < n; ++i) y[i] = f16_to_f32(x[i]);
+}
+
+void widen_q8(const std::int8_t* q, const std::uint16_t* scale, std::size_t n, float* y) {
+    for (std::size_t i = 0; i < n; ++i) y[i] = static_cast<float>(q[i]) * f16_to_f32(scale[i / kQ8Block]);
+}
+
+void widen_q8_columns(const std::int8_t* q, const std::uint16_t* scale, std::size_t head_size, float* y) {
     for (std::size_t d = 0; d < head_size; ++d) {
-        float acc = 0;
-        for (std::size_t i = 0; i < count; ++i) acc = exact_fma(weights[i], values[i * head_size + d], acc);
-        out[d] = acc;
+        for (std::size_t i = 0; i < kBlockTokens; ++i) {
+            const float factor = f16_to_f32(scale[d / kQ8Block * kBlockTokens + i]);
+            y[d * kBlockTokens + i] = static_cast<float>(q[d * kBlockTokens + i]) * factor;
+        }
+    }
+}
+
+void block_scores(const float* const* queries, std::size_t rows, const float* keys, std::size_t head_size,
+                  float factor, float* out, std::size_t out_stride) {
+    for (std::size_t r = 0; r < rows; ++r) {
+        for (std::size_t i = 0; i < kBlockTokens; ++i) {
+            float acc = 0;
+            for (std::size_t d = 0; d < head_size; ++d)
+                acc = exact_fma(queries[r][d], keys[d * kBlockTokens + i], acc);
+            out[r * out_stride + i] = acc * factor;
+        }
+    }
+}
+
+void add_weighted(const float* weights, std::size_t weights_stride, std::size_t rows, const float* values,
+                  std::size_t count, std::size_t head_size, float* const* out) {
+    for (std::size_t r = 0; r < rows; ++r) {
+        for (std::size_t i = 0; i < count; ++i) {
+            const float weight = weights[r * weights_stride + i];
+            for (std::size_t d = 0; d < head_size; ++d)
+                out[r][d] = exact_fma(weight, values[i * head_size + d], out[r][d]);
+        }
     }
 }
 
@@ -162,7 +197,12 @@ constexpr Kernels kScalar = {
     .silu_multiply = silu_multiply,
     .scores = scores,
     .softmax = softmax,
-    .weighted_sum = weighted_sum,
+    .narrow_f16 = narrow_f16,
+    .widen_f16 = widen_f16,
+    .widen_q8 = widen_q8,
+    .widen_q8_columns = widen_q8_columns,
+    .block_scores = block_scores,
+    .add_weighted = add_weighted,
 };
 
 } // namespace

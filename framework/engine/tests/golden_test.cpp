@@ -53,7 +53,7 @@ TEST_P(Golden, logits_and_greedy_continuation_agree_with_llama_cpp) {
     const auto prompt = expected["prompt"].get<std::vector<TokenId>>();
     ThreadPool pool(2);
     for (const Kernels* kernels : available_kernels()) {
-        auto session = Session::create(*model, pool, {.kernels = kernels});
+        auto session = Session::create(*model, pool, {.kernels = kernels, .kv = KvType::kF32});
         ASSERT_TRUE(session.ok());
         std::vector<std::uint32_t> positions;
         for (const auto& row : expected["logits"]) positions.push_back(row["pos"]);

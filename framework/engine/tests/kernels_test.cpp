@@ -219,15 +219,65 @@ TEST_P(EveryTable, attends_like_the_reference) {
     Random random(6);
     for (int round = 0; round < 400; ++round) {
         const std::size_t head_size = 2 * (1 + random.below(80)), count = 1 + random.below(40);
-        const Floats query = random.numbers(head_size), rows = random.numbers(count * head_size),
-                     weights = random.numbers(count);
-        Floats expected(count), got(count), expected_sum(head_size), got_sum(head_size);
-        reference.scores(query.data(), rows.data(), count, head_size, 0.125F, expected.data());
-        table.scores(query.data(), rows.data(), count, head_size, 0.125F, got.data());
+        const Floats query = random.numbers(head_size), keys = random.numbers(count * head_size);
+        Floats expected(count), got(count);
+        reference.scores(query.data(), keys.data(), count, head_size, 0.125F, expected.data());
+        table.scores(query.data(), keys.data(), count, head_size, 0.125F, got.data());
         ASSERT_TRUE(same_bits(expected, got)) << head_size << ", " << count;
-        reference.weighted_sum(weights.data(), rows.data(), count, head_size, expected_sum.data());
-        table.weighted_sum(weights.data(), rows.data(), count, head_size, got_sum.data());
-        ASSERT_TRUE(same_bits(expected_sum, got_sum)) << head_size << ", " << count;
+    }
+}
+
+TEST_P(EveryTable, attends_to_a_block_like_the_reference) {
+    Random random(16);
+    for (int round = 0; round < 300; ++round) {
+        const std::size_t head_size = 1 + random.below(140), rows = 1 + random.below(16),
+                          count = 1 + random.below(kBlockTokens), stride = kBlockTokens + random.below(40);
+        const Floats queries = random.numbers(rows * head_size),
+                     block = random.numbers(kBlockTokens * head_size);
+        std::vector<const float*> query;
+        for (std::size_t r = 0; r < rows; ++r) query.push_back(queries.data() + r * head_size);
+        Floats expected(rows * stride, -1.0F), got = expected;
+        reference.block_scores(query.data(), rows, block.data(), head_size, 0.125F, expected.data(), stride);
+        table.block_scores(query.data(), rows, block.data(), head_size, 0.125F, got.data(), stride);
+        ASSERT_TRUE(same_bits(expected, got)) << head_size << ", " << rows;
+
+        Floats expected_sum = queries, got_sum = queries; // continues from what is there
+        std::vector<float*> expected_rows, got_rows;
+        for (std::size_t r = 0; r < rows; ++r) {
+            expected_rows.push_back(expected_sum.data() + r * head_size);
+            got_rows.push_back(got_sum.data() + r * head_size);
+        }
+        reference.add_weighted(expected.data(), stride, rows, block.data(), count, head_size,
+                               expected_rows.data());
+        table.add_weighted(expected.data(), stride, rows, block.data(), count, head_size, got_rows.data());
+        ASSERT_TRUE(same_bits(expected_sum, got_sum)) << head_size << ", " << rows << ", " << count;
+    }
+}
+
+TEST_P(EveryTable, converts_the_kv_cache_like_the_reference) {
+    Random random(17);
+    for (int round = 0; round < 300; ++round) {
+        const std::size_t n = 32 * (1 + random.below(4)), odd = n - random.below(31);
+        const Floats x = random.numbers(n);
+        std::vector<std::uint16_t> expected(n), got(n);
+        reference.narrow_f16(x.data(), odd, expected.data());
+        table.narrow_f16(x.data(), odd, got.data());
+        ASSERT_EQ(expected, got);
+        Floats wide(n * kBlockTokens), got_wide = wide;
+        reference.widen_f16(expected.data(), odd, wide.data());
+        table.widen_f16(expected.data(), odd, got_wide.data());
+        ASSERT_TRUE(same_bits(wide, got_wide));
+
+        std::vector<std::int8_t> q(n * kBlockTokens);
+        for (std::int8_t& value : q) value = static_cast<std::int8_t>(random.word());
+        std::vector<std::uint16_t> scale(n); // n / 32 * 32 tokens
+        for (std::uint16_t& value : scale) value = f32_to_f16(0.01F * random.number());
+        reference.widen_q8(q.data(), scale.data(), n, wide.data());
+        table.widen_q8(q.data(), scale.data(), n, got_wide.data());
+        ASSERT_TRUE(same_bits(wide, got_wide));
+        reference.widen_q8_columns(q.data(), scale.data(), n, wide.data());
+        table.widen_q8_columns(q.data(), scale.data(), n, got_wide.data());
+        ASSERT_TRUE(same_bits(wide, got_wide));
     }
 }
 

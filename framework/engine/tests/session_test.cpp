@@ -2,52 +2,22 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <cmath>
 #include <functional>
 
 #include "engine/kernels/kernels.h"
-#include "engine/tests/random_model.h"
+#include "engine/tests/loaded_model.h"
 #include "engine/thread_pool.h"
 
 namespace flex::engine {
 namespace {
 
+using testing::copy;
+using testing::load;
+using testing::prompt;
 using testing::RandomModel;
-using Tokens = std::vector<TokenId>;
-
-/// A model together with the file it points into.
-struct Loaded {
-    std::vector<std::byte> file;
-    Model model;
-};
-
-std::unique_ptr<Loaded> load(const RandomModel& kind) {
-    auto out = std::make_unique<Loaded>();
-    out->file = kind.build();
-    const auto gguf = Gguf::parse(out->file);
-    EXPECT_TRUE(gguf.ok()) << gguf.error().message;
-    auto model = Model::from_gguf(*gguf, out->file);
-    EXPECT_TRUE(model.ok()) << model.error().message;
-    out->model = std::move(model).value();
-    return out;
-}
-
-Tokens prompt(std::size_t length, std::uint32_t vocabulary = 97) {
-    Tokens out;
-    for (std::size_t i = 0; i < length; ++i)
-        out.push_back(static_cast<TokenId>((i * i * 7 + 3 * i + 1) % vocabulary));
-    return out;
-}
-
-std::vector<float> copy(const Result<std::span<const float>>& logits) {
-    EXPECT_TRUE(logits.ok()) << (logits.ok() ? "" : logits.error().message);
-    return logits.ok() ? std::vector<float>(logits->begin(), logits->end()) : std::vector<float>();
-}
-
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-    return !a.empty() && a.size() == b.size() &&
-           std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
+using testing::same_bits;
+using testing::Tokens;
 
 std::vector<RandomModel> kinds() {
     std::vector<RandomModel> out;
@@ -82,6 +52,69 @@ TEST(Session, gives_the_same_bits_however_the_prompt_is_cut_and_whoever_computes
                 << kernels->name;
         }
     }
+}
+
+TEST(Session, gives_the_same_bits_with_every_kind_of_kv_cache_whoever_computes_it) {
+    ThreadPool one(1), three(3);
+    const Tokens tokens = prompt(75);                   // three blocks
+    const RandomModel wide{.heads = 40, .kv_heads = 2}; // more heads in a group than fit in a tile
+    for (const RandomModel& kind : {RandomModel{}, RandomModel{.llama = true, .heads = 6}, wide}) {
+        const auto loaded = load(kind);
+        for (const KvType kv : {KvType::kF32, KvType::kF16, KvType::kQ8_0}) {
+            const auto run = [&](ThreadPool& pool, const Kernels* kernels, std::uint32_t batch) {
+                auto session =
+                    Session::create(loaded->model, pool, {.batch = batch, .kernels = kernels, .kv = kv});
+                EXPECT_TRUE(session.ok());
+                return copy((*session)->prefill(tokens));
+            };
+            const auto expected = run(one, &scalar_kernels(), 128);
+            for (const Kernels* kernels : available_kernels()) {
+                EXPECT_TRUE(same_bits(expected, run(three, kernels, 128))) << kernels->name << name_of(kv);
+                EXPECT_TRUE(same_bits(expected, run(three, kernels, 1))) << kernels->name << name_of(kv);
+                EXPECT_TRUE(same_bits(expected, run(one, kernels, 19))) << kernels->name << name_of(kv);
+            }
+        }
+    }
+}
+
+TEST(Session, the_small_kinds_of_kv_cache_cost_little_exactness) {
+    ThreadPool pool(1);
+    // Weights in f32, so that nothing else is rounded.
+    const auto loaded = load({.type = TensorType::kF32});
+    const auto run = [&](KvType kv) {
+        auto session = Session::create(loaded->model, pool, {.kv = kv});
+        EXPECT_TRUE(session.ok());
+        return copy((*session)->prefill(prompt(90)));
+    };
+    const auto exact = run(KvType::kF32), half = run(KvType::kF16), bytes = run(KvType::kQ8_0);
+    const auto distance = [&](const std::vector<float>& other) {
+        double difference = 0, size = 0;
+        for (std::size_t i = 0; i < exact.size(); ++i) {
+            difference += std::pow(static_cast<double>(exact[i]) - static_cast<double>(other[i]), 2);
+            size += std::pow(static_cast<double>(exact[i]), 2);
+        }
+        return std::sqrt(difference / size);
+    };
+    EXPECT_GT(distance(half), 0.0);
+    EXPECT_LT(distance(half), 1e-3);
+    EXPECT_GT(distance(bytes), distance(half));
+    EXPECT_LT(distance(bytes), 2e-2);
+}
+
+TEST(Session, takes_blocks_as_it_grows_and_gives_them_up_when_it_rewinds) {
+    const auto loaded = load({});
+    ThreadPool pool(1);
+    auto session = Session::create(loaded->model, pool);
+    ASSERT_TRUE(session.ok());
+    EXPECT_EQ((*session)->blocks(), 0u);
+    (void)copy((*session)->prefill(prompt(32)));
+    EXPECT_EQ((*session)->blocks(), 1u);
+    (void)copy((*session)->decode(1));
+    EXPECT_EQ((*session)->blocks(), 2u);
+    (*session)->rewind(32);
+    EXPECT_EQ((*session)->blocks(), 1u);
+    (*session)->rewind(0);
+    EXPECT_EQ((*session)->blocks(), 0u);
 }
 
 TEST(Session, logits_at_several_positions_are_those_of_each_prefix) {
