@@ -79,18 +79,19 @@ std::string Target::exec(const std::string& line, std::chrono::milliseconds time
 }
 
 std::uint64_t Target::stat(const std::string& name) {
-    const std::string text = trimmed(exec("cat " + std::string(kSysfs) + name));
+    int code = 0;
+    const std::string text = trimmed(exec("cat " + std::string(kSysfs) + name, 30s, &code));
     std::uint64_t value = 0;
     const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
     if (parsed.ec != std::errc{} || parsed.ptr != text.data() + text.size())
-        throw DeviceError("the device's Linux has no number " + name + ": " + text);
+        throw DeviceError("the device's Linux tells no number " + name + ": exit code " + std::to_string(code) + ", \"" + text + "\"");
     return value;
 }
 
 void Target::load_module() {
     int code = 0;
     const std::string said = exec("[ -e " + std::string(kCommandFile) + " ] || insmod " + kModule, 30s, &code);
-    if (code != 0) throw DeviceError("the device's Linux does not load the hostile module: " + trimmed(said));
+    if (code != 0) throw DeviceError("the device's Linux does not load the hostile module: exit code " + std::to_string(code) + ", " + trimmed(said));
 }
 
 std::string Target::kernel(const std::string& command, std::chrono::milliseconds timeout) {

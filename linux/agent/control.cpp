@@ -56,7 +56,11 @@ int run(const std::string& command, int socket) {
     int error = posix_spawn(&child, shell.c_str(), &actions, &attributes, arguments, environ);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
-    if (error) return 127;
+    if (error) {
+        const std::string message = "agent: cannot start a shell: " + std::generic_category().message(error) + "\n";
+        send(socket, message.data(), message.size(), MSG_NOSIGNAL);
+        return 127;
+    }
     int status = 0;
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }

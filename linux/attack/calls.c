@@ -131,7 +131,6 @@ static void shared_area(struct report *r, char *arguments)
 static const u32 skipped[] = {
 	0x84000001, 0xC4000001, /* PSCI CPU_SUSPEND */
 	0x84000002,		/* CPU_OFF */
-	0x84000003, 0xC4000003, /* CPU_ON: starts a core in the middle of nowhere, in Linux' own world */
 	0x84000008,		/* SYSTEM_OFF */
 	0x84000009,		/* SYSTEM_RESET */
 	0x8400000B,		/* CPU_FREEZE */
@@ -249,6 +248,11 @@ static void fuzz(struct report *r, char *arguments)
 
 	if (arguments[0] && sscanf(arguments, "%u %u", &count, &seed) < 1) {
 		failed(r, "usage: calls [COUNT [SEED]]");
+		return;
+	}
+	/* CPU_ON is tried, too: it would start a core in the middle of nowhere, but all are on. */
+	if (num_online_cpus() != num_present_cpus()) {
+		failed(r, "bring all cores online first");
 		return;
 	}
 	if (!own || !list || canary_get(0, &f.canary)) {
