@@ -64,7 +64,7 @@ void Generation::cancel() {
     if (running_ != nullptr) running_->cancel();
 }
 
-bool Generation::cancelled() {
+bool Generation::cancelled() const {
     const std::lock_guard lock(mutex_);
     return cancelled_;
 }
@@ -76,159 +76,119 @@ void Generation::publish(std::string text) {
     changed_.notify_all();
 }
 
-void Generation::finish(Result<GenerationResult> result) {
-    const std::lock_guard lock(mutex_);
-    result_ = std::move(result);
-    model_.reset(); // an idle model may be dropped
-    changed_.notify_all();
-}
+/// What a request needs while it runs.
+struct Generation::Work {
+    Work(const GenerationOptions& options, const tokenizer::Tokenizer& tokenizer)
+        : sampler(options.sampler), detokenizer(tokenizer), filter(options.stop) {}
 
-void Generation::run() {
-    engine::Session& session = *model_->session;
-    session.clear_cancel();
-    {
-        const std::lock_guard lock(mutex_);
-        running_ = &session;
-        if (cancelled_) session.cancel();
-    }
-    auto result = [&]() -> Result<GenerationResult> {
-        try {
-            return generate();
-        } catch (const std::bad_alloc&) {
-            return fail(ErrorCode::kOutOfMemory, "the answer needs more memory than there is");
-        }
-    }();
-    {
-        const std::lock_guard lock(mutex_);
-        running_ = nullptr;
-    }
-    finish(std::move(result));
-}
-
-Result<GenerationResult> Generation::generate() {
-    if (cancelled()) return fail(ErrorCode::kCancelled, "cancelled");
+    pipeline::Conversation conversation;
+    std::size_t prompt_done = 0; // tokens of the prompt in the KV cache
+    TokenId last = 0;            // sampled, not yet computed
+    engine::Sampler sampler;
+    tokenizer::Detokenizer detokenizer;
+    StopFilter filter;
     GenerationResult result;
+    std::uint64_t prompt_ns = 0, decode_ns = 0, decoded = 0;
+};
+
+std::size_t Generation::most_tokens() const {
+    return std::min<std::size_t>(model_->context, prompt_.size() + options_.max_tokens);
+}
+
+Status Generation::start() {
+    if (cancelled()) return fail(ErrorCode::kCancelled, "cancelled");
+    work_ = std::make_shared<Work>(options_, model_->weights->tokenizer());
+    FLEX_ASSIGN(work_->conversation, model_->conversations->take(prompt_, options_.cache_key, most_tokens()));
+    work_->prompt_done = work_->conversation.tokens.size();
+    GenerationResult& result = work_->result;
     result.timings.prepare_ms = std::chrono::duration<double, std::milli>(queued_ - received_).count();
     result.timings.queue_ms = milliseconds_since(queued_);
     result.prompt_tokens = static_cast<std::uint32_t>(prompt_.size());
-    engine::Session& session = *model_->session;
-    session.reset_timings();
-    FLEX_ASSIGN(const auto logits, prefill(result));
-    const engine::Timings prefilled = session.timings();
+    result.cached_tokens = static_cast<std::uint32_t>(work_->prompt_done);
+    const std::lock_guard lock(mutex_);
+    running_ = work_->conversation.session.get();
+    if (cancelled_) running_->cancel();
+    return {};
+}
+
+bool Generation::in_prompt() const { return work_->prompt_done < prompt_.size(); }
+
+/// At most `most` tokens of the prompt, or the last token.
+engine::BatchPart Generation::next(std::size_t most) {
+    engine::Session* session = work_->conversation.session.get();
+    if (!in_prompt()) return {session, std::span(&work_->last, 1), true};
+    const auto rest = std::span(prompt_).subspan(work_->prompt_done);
+    const auto piece = rest.first(std::min(most, rest.size()));
+    return {session, piece, piece.size() == rest.size()};
+}
+
+/// Takes in what a pass computed; true when the answer is complete.
+Result<bool> Generation::advance(const engine::BatchPart& part, std::uint64_t wall_ns,
+                                 std::uint64_t wait_ns) {
+    FLEX_TRY(part.status);
+    auto& tokens = work_->conversation.tokens;
+    tokens.insert(tokens.end(), part.tokens.begin(), part.tokens.end());
+    if (!in_prompt()) {
+        work_->decode_ns += wall_ns;
+        ++work_->decoded;
+        return answer(part.logits);
+    }
+    work_->prompt_done += part.tokens.size();
+    work_->prompt_ns += wall_ns - std::min(wall_ns, wait_ns);
+    if (in_prompt()) return false;
     const package::LoadTimes loading = model_->weights->take_times();
-    result.timings.allocate_ms = milliseconds(loading.allocate_ns);
-    result.timings.load_ms = milliseconds(loading.load_ns);
-    result.timings.decrypt_ms = milliseconds(loading.decrypt_ns);
-    result.timings.compute_ms =
-        milliseconds(prefilled.prefill_ns - std::min(prefilled.prefill_ns, prefilled.weights_wait_ns));
-    if (options_.keep_logits) result.logits.assign(logits.begin(), logits.end());
-    FLEX_TRY(answer(logits, result));
-    const std::uint64_t decode_ns = session.timings().decode_ns;
-    result.timings.decode_ms = milliseconds(decode_ns);
-    if (decode_ns > 0) {
-        result.timings.decode_tokens_per_second =
-            static_cast<double>(session.timings().decode_tokens) * 1e9 / static_cast<double>(decode_ns);
-    }
-    return result;
+    GenerationTimings& timings = work_->result.timings;
+    timings.allocate_ms = milliseconds(loading.allocate_ns);
+    timings.load_ms = milliseconds(loading.load_ns);
+    timings.decrypt_ms = milliseconds(loading.decrypt_ns);
+    timings.compute_ms = milliseconds(work_->prompt_ns);
+    if (options_.keep_logits) work_->result.logits.assign(part.logits.begin(), part.logits.end());
+    return answer(part.logits);
 }
 
-/// Computes what of the prompt the session does not hold already.
-Result<std::span<const float>> Generation::prefill(GenerationResult& result) {
-    engine::Session& session = *model_->session;
-    auto& cached = model_->cached_tokens;
-    std::size_t common = 0;
-    if (!options_.cache_key.empty() && options_.cache_key == model_->cache_key) {
-        const std::size_t limit =
-            std::min({cached.size(), prompt_.size() - 1, std::size_t{session.position()}});
-        while (common < limit && cached[common] == prompt_[common]) ++common;
-    }
-    session.rewind(static_cast<std::uint32_t>(common));
-    cached.resize(common);
-    model_->cache_key = options_.cache_key;
-    result.cached_tokens = static_cast<std::uint32_t>(common);
-    const auto rest = std::span(prompt_).subspan(common);
-    auto logits = session.prefill(rest);
-    if (logits) cached.insert(cached.end(), rest.begin(), rest.end());
-    return logits;
-}
-
-Status Generation::answer(std::span<const float> logits, GenerationResult& result) {
-    engine::Session& session = *model_->session;
+/// The next token of the answer; true when it was the last.
+Result<bool> Generation::answer(std::span<const float> logits) {
+    Work& w = *work_;
     const tokenizer::Tokenizer& tokenizer = model_->weights->tokenizer();
-    engine::Sampler sampler(options_.sampler);
-    tokenizer::Detokenizer detokenizer(tokenizer);
-    StopFilter filter(options_.stop);
-    for (;;) {
-        FLEX_ASSIGN(const TokenId token, sampler.sample(logits));
-        if (result.tokens.empty()) result.timings.ttft_ms = milliseconds_since(received_);
-        if (tokenizer.ends_generation(token)) {
-            result.stopped = true;
-            break;
+    FLEX_ASSIGN(w.last, w.sampler.sample(logits));
+    if (w.result.tokens.empty()) w.result.timings.ttft_ms = milliseconds_since(received_);
+    w.result.stopped = tokenizer.ends_generation(w.last);
+    if (!w.result.stopped) {
+        w.result.tokens.push_back(w.last);
+        publish(w.filter.push(w.detokenizer.push(w.last)));
+        if (w.filter.found()) {
+            w.result.stopped = true;
+            return true;
         }
-        result.tokens.push_back(token);
-        publish(filter.push(detokenizer.push(token)));
-        if (filter.found()) {
-            result.stopped = true;
-            return {};
+        const engine::Session& session = *w.conversation.session;
+        if (w.result.tokens.size() < options_.max_tokens && session.position() < session.context())
+            return false;
+    }
+    publish(w.filter.push(w.detokenizer.finish()));
+    publish(w.filter.finish());
+    return true;
+}
+
+void Generation::finish(const Status& status) {
+    Result<GenerationResult> result = fail(ErrorCode::kInternal, "no result");
+    if (!status.ok()) {
+        result = status.error();
+    } else {
+        GenerationTimings& timings = work_->result.timings;
+        timings.decode_ms = milliseconds(work_->decode_ns);
+        if (work_->decode_ns > 0) {
+            timings.decode_tokens_per_second =
+                static_cast<double>(work_->decoded) * 1e9 / static_cast<double>(work_->decode_ns);
         }
-        if (result.tokens.size() >= options_.max_tokens || session.position() >= session.context()) break;
-        FLEX_ASSIGN(logits, session.decode(token));
-        model_->cached_tokens.push_back(token);
+        result = std::move(work_->result);
     }
-    publish(filter.push(detokenizer.finish()));
-    publish(filter.finish());
-    return {};
-}
-
-Generator::~Generator() {
-    {
-        const std::lock_guard lock(mutex_);
-        stop_ = true;
-        for (const auto& generation : queue_) generation->cancel();
-        if (current_) current_->cancel();
-        wake_.notify_all();
-    }
-    thread_.join();
-}
-
-Status Generator::submit(std::shared_ptr<Generation> generation) {
     const std::lock_guard lock(mutex_);
-    if (queue_.size() >= max_waiting_) {
-        return fail(ErrorCode::kBusy,
-                    std::to_string(queue_.size()) + " requests are waiting already; try again later");
-    }
-    queue_.push_back(std::move(generation));
-    wake_.notify_all();
-    return {};
-}
-
-GeneratorStatus Generator::status() const {
-    const std::lock_guard lock(mutex_);
-    GeneratorStatus status = status_;
-    status.waiting = queue_.size();
-    status.busy = current_ != nullptr;
-    return status;
-}
-
-void Generator::work() {
-    std::unique_lock lock(mutex_);
-    for (;;) {
-        wake_.wait(lock, [&] { return stop_ || !queue_.empty(); });
-        if (queue_.empty()) return;
-        current_ = std::move(queue_.front());
-        queue_.pop_front();
-        lock.unlock();
-        current_->run();
-        const auto result = current_->result();
-        lock.lock();
-        if (result)
-            ++status_.done;
-        else if (result.error().code == ErrorCode::kCancelled)
-            ++status_.cancelled;
-        else
-            ++status_.failed;
-        current_.reset();
-    }
+    running_ = nullptr;
+    if (work_ && work_->conversation.session) model_->conversations->put_back(std::move(work_->conversation));
+    work_.reset();
+    model_.reset(); // an idle model may be dropped
+    result_ = std::move(result);
+    changed_.notify_all();
 }
 
 } // namespace flex::api

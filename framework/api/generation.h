@@ -1,19 +1,18 @@
-// Text generation: one thread computes one request at a time; others wait in a bounded queue, and whoever
-// asked takes the text as it comes.
+// Text generation: one request from its prompt to its last token. api/generator.h computes several together;
+// whoever asked takes the text as it comes.
 #pragma once
 
 #include <chrono>
 #include <condition_variable>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/result.h"
 #include "base/token.h"
+#include "engine/batch.h"
 #include "engine/sampler.h"
 #include "pipeline/registry.h"
 
@@ -32,7 +31,7 @@ struct GenerationOptions {
 /// Milliseconds of wall time.
 struct GenerationTimings {
     double prepare_ms = 0; ///< checking the request and, for the first one, opening the model
-    double queue_ms = 0;   ///< waiting for other requests to end
+    double queue_ms = 0;   ///< waiting until there was room among the running requests
     double allocate_ms =
         0; ///< these three: bringing the model in, when this request was the one that needed it
     double load_ms = 0;
@@ -86,19 +85,25 @@ public:
     void cancel();
 
 private:
+    // For the generator's thread: start(), then compute next() and call advance() until it says done, then
+    // finish().
     friend class Generator;
-    void run();
-    Result<GenerationResult> generate();
-    Result<std::span<const float>> prefill(GenerationResult& result);
-    Status answer(std::span<const float> logits, GenerationResult& result);
+    struct Work;
+    [[nodiscard]] std::size_t most_tokens() const; // that it may hold in the KV cache
+    Status start();
+    [[nodiscard]] bool in_prompt() const;
+    [[nodiscard]] engine::BatchPart next(std::size_t most);
+    Result<bool> advance(const engine::BatchPart& part, std::uint64_t wall_ns, std::uint64_t wait_ns);
+    Result<bool> answer(std::span<const float> logits);
     void publish(std::string text);
-    void finish(Result<GenerationResult> result);
-    bool cancelled();
+    void finish(const Status& status);
+    [[nodiscard]] bool cancelled() const;
 
     std::shared_ptr<pipeline::ServedModel> model_;
     const std::vector<TokenId> prompt_;
     const GenerationOptions options_;
     const std::chrono::steady_clock::time_point received_, queued_ = std::chrono::steady_clock::now();
+    std::shared_ptr<Work> work_; // from start() to finish()
 
     mutable std::mutex mutex_;
     std::condition_variable changed_;
@@ -109,31 +114,9 @@ private:
 };
 
 struct GeneratorStatus {
-    std::size_t waiting = 0;
+    std::size_t waiting = 0, running = 0;
     bool busy = false;
     std::uint64_t done = 0, failed = 0, cancelled = 0;
-};
-
-/// The thread that computes, and its queue. Any thread.
-class Generator {
-public:
-    explicit Generator(std::size_t max_waiting) : max_waiting_(max_waiting), thread_([this] { work(); }) {}
-    ~Generator(); // cancels everything
-
-    /// Error: kBusy (says how many wait).
-    Status submit(std::shared_ptr<Generation> generation);
-    [[nodiscard]] GeneratorStatus status() const;
-
-private:
-    void work();
-    std::size_t max_waiting_;
-    mutable std::mutex mutex_;
-    std::condition_variable wake_;
-    std::deque<std::shared_ptr<Generation>> queue_;
-    std::shared_ptr<Generation> current_;
-    GeneratorStatus status_;
-    bool stop_ = false;
-    std::thread thread_; // last: starts when all of the above is there
 };
 
 } // namespace flex::api

@@ -5,7 +5,7 @@
 
 #include <ctime>
 
-#include "api/generation.h"
+#include "api/generator.h"
 #include "api/openai.h"
 #include "api/tls.h"
 
@@ -14,10 +14,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// One generation computes and a few wait; the threads left over answer everything else, refusals included.
-constexpr std::size_t kConnectionThreads = 6;
+// Some generations compute and a few wait, a thread each; the threads left over answer everything else,
+// refusals included.
+constexpr std::size_t kConnectionThreads = 10;
 constexpr std::size_t kMaxWaitingConnections = 16;
-constexpr std::size_t kMaxWaitingGenerations = 3;
+constexpr GeneratorOptions kGeneratorOptions{.max_running = 4, .max_waiting = 3};
 constexpr time_t kReadSeconds = 10, kWriteSeconds = 10, kKeepAliveSeconds = 5;
 constexpr std::size_t kKeepAliveRequests = 100;
 constexpr std::chrono::milliseconds kPollInterval(100);
@@ -73,8 +74,7 @@ Result<std::shared_ptr<Answer>> prepare(pipeline::Registry& models, CompletionRe
     } else if (prompt.empty()) {
         prompt = model->weights->tokenizer().encode_prompt(request.prompt);
     }
-    const std::uint32_t context = model->session->context(),
-                        vocabulary = model->weights->model().shape().vocabulary;
+    const std::uint32_t context = model->context, vocabulary = model->weights->model().shape().vocabulary;
     if (prompt.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
     for (const TokenId token : prompt) {
         if (token >= vocabulary) {
@@ -145,7 +145,7 @@ bool send_part(Answer& answer, const httplib::Request& request, httplib::DataSin
 
 struct Server::State {
     State(port::Port& p, const ServerOptions& o)
-        : port(p), options(o), models(p, o.models), generator(kMaxWaitingGenerations) {}
+        : port(p), options(o), models(p, o.models), generator(kGeneratorOptions) {}
     ~State() {
         stopping = true;
         if (reclaimer.joinable()) reclaimer.join();

@@ -39,10 +39,6 @@ struct ModelShape {
 
     [[nodiscard]] std::uint32_t q_width() const { return heads * head_size; }
     [[nodiscard]] std::uint32_t kv_width() const { return kv_heads * head_size; }
-    /// Bytes of an F32 KV cache for `tokens` tokens.
-    [[nodiscard]] std::uint64_t kv_bytes(std::uint64_t tokens) const {
-        return 2ull * layers * kv_width() * sizeof(float) * tokens;
-    }
 };
 
 /// A stage is a unit of loading and of computing, in this order: the embedding (stage 0), layer i (stage 1 +

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "memory/kv_memory.h"
+
 namespace flex::pipeline {
 
 namespace {
@@ -9,13 +11,15 @@ constexpr std::string_view kSuffix = ".flex";
 constexpr std::uint32_t kMaxDefaultContext = 4096;
 constexpr std::uint32_t kMinDefaultContext = 256;
 constexpr std::uint64_t kFrameBytes = 4096;
+constexpr std::uint32_t kRowsPerPass = 256;    // as fast as more, in half the memory
+constexpr std::uint64_t kContextsPerModel = 8; // of KV cache, where nothing says how much memory there is
 using Clock = std::chrono::steady_clock;
 } // namespace
 
-std::uint32_t default_context(const engine::ModelShape& shape, std::uint64_t memory_bytes) {
-    const std::uint32_t most = std::min(shape.context, kMaxDefaultContext);
+std::uint32_t default_context(const engine::KvLayout& kv, std::uint32_t trained, std::uint64_t memory_bytes) {
+    const std::uint32_t most = std::min(trained, kMaxDefaultContext);
     if (memory_bytes == 0) return most;
-    const std::uint64_t fits = memory_bytes / 4 / shape.kv_bytes(1);
+    const std::uint64_t fits = memory_bytes / 4 / kv.block_bytes() * engine::kKvBlockTokens;
     return std::min(
         most, std::max(static_cast<std::uint32_t>(std::min<std::uint64_t>(fits, most)), kMinDefaultContext));
 }
@@ -61,22 +65,36 @@ Result<std::shared_ptr<ServedModel>> Registry::open(const std::string& name) {
     FLEX_ASSIGN(auto weights, LoadedModel::open(std::move(weights_source)));
     weights->set_make_room([this](std::uint64_t bytes) { return make_room(bytes); });
     auto served = std::make_shared<ServedModel>();
-    engine::SessionOptions options;
-    options.gate = weights.get();
-    options.kernels = options_.kernels;
-    options.context = options_.context;
-    if (options.context == 0) {
-        std::uint64_t frames = 0;
-        for (const std::uint64_t count : port_.memory_info().frames) frames += count;
-        options.context = default_context(weights->model().shape(), frames * kFrameBytes);
-    }
+    served->weights = std::move(weights);
     const auto begin = Clock::now();
-    FLEX_ASSIGN(served->session, engine::Session::create(weights->model(), pool_, options));
+    FLEX_TRY(add_kv(*served));
     package::LoadTimes times;
     times.allocate_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(Clock::now() - begin).count());
-    weights->add_times(times);
-    served->weights = std::move(weights);
+    served->weights->add_times(times);
     return served;
+}
+
+/// All that computes with served.weights.
+Status Registry::add_kv(ServedModel& served) {
+    const engine::ModelShape& shape = served.weights->model().shape();
+    FLEX_ASSIGN(const engine::KvLayout layout, engine::KvLayout::of(shape, options_.kv));
+    std::uint64_t frames = 0;
+    for (const std::uint64_t count : port_.memory_info().frames) frames += count;
+    const std::uint64_t memory = frames * kFrameBytes;
+    served.context =
+        options_.context != 0 ? options_.context : default_context(layout, shape.context, memory);
+    engine::BatchOptions options{kRowsPerPass, served.context, served.weights.get(), options_.kernels};
+    FLEX_ASSIGN(served.batch, engine::Batch::create(served.weights->model(), pool_, options));
+    // Where memory is known, all sessions of a model together take no more than one alone might.
+    const std::uint64_t one = layout.bytes(served.context);
+    const std::uint64_t limit = memory == 0 ? kContextsPerModel * one : std::max(memory / 4, one);
+    served.kv_memory = std::make_unique<memory::FlexKvMemory>(port_, [this, &served](std::uint64_t bytes) {
+        const std::uint64_t freed = served.conversations->give_back();
+        return freed != 0 ? freed : make_room(bytes);
+    });
+    served.kv = std::make_shared<engine::KvPool>(layout, limit / layout.block_bytes(), *served.kv_memory);
+    served.conversations = std::make_unique<Conversations>(served.batch, served.kv, served.context);
+    return {};
 }
 
 /// mutex_ is held. What must go is moved to `dropped`: it is destroyed after the lock, because that waits for
@@ -140,7 +158,11 @@ std::uint64_t Registry::make_room(std::uint64_t bytes) {
 std::uint64_t Registry::give_back(std::uint64_t bytes) {
     Models taken; // outlives the lock
     const std::lock_guard lock(mutex_);
-    return take_idle(bytes, taken);
+    std::uint64_t freed = take_idle(bytes, taken);
+    for (const auto& [name, entry] : models_) {
+        if (freed < bytes) freed += entry.model->conversations->give_back();
+    }
+    return freed;
 }
 
 std::vector<ModelStatus> Registry::status() const {
@@ -150,7 +172,7 @@ std::vector<ModelStatus> Registry::status() const {
         const LoadedModel& weights = *entry.model->weights;
         const std::chrono::duration<double> idle = Clock::now() - entry.last_use;
         all.push_back({name, weights.info().kind, weights.info().version, weights.info().bytes,
-                       weights.bytes_loaded(), entry.model->session->context(), entry.model.use_count() > 1,
+                       weights.bytes_loaded(), entry.model->context, entry.model.use_count() > 1,
                        idle.count()});
     }
     return all;

@@ -8,30 +8,33 @@
 #include <string>
 #include <vector>
 
-#include "engine/session.h"
+#include "engine/batch.h"
 #include "engine/thread_pool.h"
 #include "package/trust.h"
+#include "pipeline/conversations.h"
 #include "pipeline/loaded_model.h"
 
 namespace flex::pipeline {
 
 /// Tokens for a session where nobody said: what the model was trained for, at most 4096, and with a KV cache
 /// of at most a quarter of the machine's memory (0: unknown, no limit).
-[[nodiscard]] std::uint32_t default_context(const engine::ModelShape& shape, std::uint64_t memory_bytes);
+[[nodiscard]] std::uint32_t default_context(const engine::KvLayout& kv, std::uint32_t trained,
+                                            std::uint64_t memory_bytes);
 
-/// A model in memory with the one session that computes with it.
+/// A model in memory with all that computes with it. Members in the order of their dependence.
 struct ServedModel {
-    std::unique_ptr<LoadedModel> weights; // the session computes with it, so it goes after the session
-    std::unique_ptr<engine::Session> session;
-
-    // Which conversation the session's KV cache holds. Only the generator's thread uses these two.
-    std::vector<TokenId> cached_tokens;
-    std::string cache_key;
+    std::unique_ptr<LoadedModel> weights;
+    std::unique_ptr<engine::KvMemory> kv_memory;
+    std::shared_ptr<engine::KvPool> kv;
+    std::shared_ptr<engine::Batch> batch;
+    std::unique_ptr<Conversations> conversations;
+    std::uint32_t context = 0; ///< tokens per session
 };
 
 struct RegistryOptions {
     unsigned threads = 1;                     ///< that compute
     std::uint32_t context = 0;                ///< tokens per session; 0: see default_context
+    engine::KvType kv = engine::KvType::kF16; ///< how KV caches are stored
     const engine::Kernels* kernels = nullptr; ///< null: the best this CPU has (engine/kernels/kernels.h)
 };
 
@@ -62,8 +65,8 @@ public:
     /// Serves a plain GGUF file as `name`, instead of a package. Natively only.
     Status add_gguf(const std::string& name, const std::string& path);
 
-    /// Drops models that nobody uses, the least recently used first, until `bytes` are free. Returns what was
-    /// freed.
+    /// Drops models that nobody uses, the least recently used first, then conversations that wait for their
+    /// next turn, until `bytes` are free. Returns what was freed.
     std::uint64_t give_back(std::uint64_t bytes);
 
     [[nodiscard]] std::vector<ModelStatus> status() const;
@@ -75,6 +78,7 @@ private:
     };
     using Models = std::vector<std::shared_ptr<ServedModel>>;
     Result<std::shared_ptr<ServedModel>> open(const std::string& name);
+    Status add_kv(ServedModel& served);
     Result<std::unique_ptr<WeightSource>> source(const std::string& name);
     Result<std::shared_ptr<ServedModel>> get_or_open(const std::string& name, Models& dropped);
     std::uint64_t take_idle(std::uint64_t bytes, Models& taken, bool settled_only = false);

@@ -187,15 +187,17 @@ TEST(DefaultContext, the_kv_cache_takes_at_most_a_quarter_of_the_machine) {
     shape.kv_heads = 8;
     shape.head_size = 128;
     shape.context = 40960;
-    EXPECT_EQ(default_context(shape, 0), 4096u);
-    EXPECT_EQ(default_context(shape, 16ull << 30), 4096u);
-    const std::uint32_t small = default_context(shape, 2ull << 30);
+    const auto f16 = engine::KvLayout::of(shape, engine::KvType::kF16).value();
+    EXPECT_EQ(default_context(f16, shape.context, 0), 4096u);
+    EXPECT_EQ(default_context(f16, shape.context, 16ull << 30), 4096u);
+    const std::uint32_t small = default_context(f16, shape.context, 1ull << 30);
     EXPECT_LT(small, 4096u);
-    EXPECT_LE(shape.kv_bytes(small), 512 * kMiB);
-    EXPECT_GT(shape.kv_bytes(small + 1), 512 * kMiB);
-    EXPECT_EQ(default_context(shape, kMiB), 256u);
-    shape.context = 100;
-    EXPECT_EQ(default_context(shape, kMiB), 100u);
+    EXPECT_LE(f16.bytes(small), 256 * kMiB);
+    EXPECT_GT(f16.bytes(small + 1), 256 * kMiB);
+    EXPECT_EQ(default_context(f16, shape.context, kMiB), 256u);
+    EXPECT_EQ(default_context(f16, 100, kMiB), 100u);
+    const auto q8 = engine::KvLayout::of(shape, engine::KvType::kQ8_0).value();
+    EXPECT_GT(default_context(q8, shape.context, 1ull << 30), small);
 }
 
 } // namespace
