@@ -25,6 +25,7 @@ constexpr Variant kVariants[] = {
     {"monitor", "copy_once", "list-flip"},        // a list is read again after it was checked
     {"monitor", "reset_scrub", "reset-scan"},     // protected memory survives a reset
     {"monitor", "lpi_filter", "gic-lpi"},         // LPI tables may be placed anywhere
+    {"monitor", "pci_filter", "pci-bars"},        // devices answer wherever they are told to
     {"monitor", "fwcfg_hide", "fw-cfg"},          // fw_cfg is mapped
     {"tos", "adopt_check", "alloc-foreign"},      // frames are taken without a look at their state
     {"tos", "shared_check", "shared-area"},       // any address is a shared area

@@ -43,6 +43,12 @@ inline u32 read32(u64 address) {
     asm volatile("ldr %w0, [%1]" : "=r"(value) : "r"(address) : "memory");
     return value;
 }
+inline void write8(u64 address, u32 value) {
+    asm volatile("strb %w0, [%1]" ::"r"(value), "r"(address) : "memory");
+}
+inline void write16(u64 address, u32 value) {
+    asm volatile("strh %w0, [%1]" ::"r"(value), "r"(address) : "memory");
+}
 inline void write32(u64 address, u32 value) {
     asm volatile("str %w0, [%1]" ::"r"(value), "r"(address) : "memory");
 }

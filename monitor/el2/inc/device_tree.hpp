@@ -28,6 +28,7 @@ struct DeviceRegions {
     Region regions[kMost];
     unsigned count = 0;
     Region redistributors; // GICR: mapped core by core, RD_base frames read-only
+    Region ecam;           // PCI configuration space: mapped read-only, writes are filtered
 };
 
 // Edits the tree in place (room: `capacity` bytes). Nodes stay by an allow-list: what is not known to be

@@ -6,6 +6,22 @@
 
 namespace flex::monitor {
 
+// PCI configuration space as the host bridge shows it (ECAM).
+class EcamConfig final {
+public:
+    explicit EcamConfig(u64 base) : base_(base) {}
+    [[nodiscard]] u32 read(u32 offset) const { return arch::read32(base_ + offset); }
+    void write(u32 offset, unsigned bytes, u32 value) const {
+        if (bytes == 1) arch::write8(base_ + offset, value);
+        if (bytes == 2) arch::write16(base_ + offset, value);
+        if (bytes == 4) arch::write32(base_ + offset, value);
+        arch::dsb();
+    }
+
+private:
+    u64 base_;
+};
+
 // The Machine of PageTree and FlexMemory on the real core.
 class Hardware final {
 public:

@@ -4,6 +4,7 @@
 #include "flex_memory.hpp"
 #include "hardware.hpp"
 #include "layout.hpp"
+#include "pci_filter.hpp"
 
 namespace flex::monitor {
 
@@ -19,6 +20,9 @@ struct Monitor {
     FlexMemory<Hardware> memory;
     CoreRegistry cores;
     Region redistributors; // GICR frames of the cores there are
+    Region ecam;           // PCI configuration space
+    PciFilter<EcamConfig> pci;
+    TicketLock<Hardware> pci_lock;
     u64 own_tables = 0;    // page-table frames of own_tree
     u32 stopping = 0;      // non-zero: no core may go back to EL1
     u32 power_requested = 0;

@@ -101,6 +101,11 @@ bool find_ipa(const Frame& frame, const AbortSyndrome& abort, u64& ipa) {
     return (par & 1) == 0;
 }
 
+u64 stored_value(const Frame& frame, const AbortSyndrome& abort) {
+    const u64 value = abort.register_number == 31 ? 0 : frame.x[abort.register_number];
+    return abort.bytes == 8 ? value : value & (bit(8 * abort.bytes) - 1);
+}
+
 // Stores to the read-only RD_base frames are done here, as far as they are harmless.
 bool emulate_gicr_write(Frame& frame, const AbortSyndrome& abort, u64 ipa) {
     Monitor& m = the_monitor;
@@ -108,8 +113,7 @@ bool emulate_gicr_write(Frame& frame, const AbortSyndrome& abort, u64 ipa) {
     if (ipa < gicr.base || ipa >= gicr.end() || abort.fetch || !abort.write || !abort.valid) return false;
     const u64 offset = (ipa - gicr.base) % kGicrCoreBytes;
     if (offset >= kGicrFrameBytes) return false;
-    const u64 value = abort.register_number == 31 ? 0 : frame.x[abort.register_number];
-    const GicrWrite write = filter_gicr_write(offset, abort.bytes, value);
+    const GicrWrite write = filter_gicr_write(offset, abort.bytes, stored_value(frame, abort));
     if (write.refused) m.memory.counters().add(FLEX_STAT_REGISTERS_DENIED);
     if (write.perform) {
         if (abort.bytes == 8) {
@@ -118,6 +122,18 @@ bool emulate_gicr_write(Frame& frame, const AbortSyndrome& abort, u64 ipa) {
             arch::write32(ipa, static_cast<u32>(write.value));
         }
     }
+    frame.elr += 4;
+    return true;
+}
+
+// Stores to PCI configuration space likewise.
+bool emulate_pci_write(Frame& frame, const AbortSyndrome& abort, u64 ipa) {
+    Monitor& m = the_monitor;
+    if (ipa < m.ecam.base || ipa >= m.ecam.end() || abort.fetch || !abort.write || !abort.valid) return false;
+    EcamConfig config(m.ecam.base);
+    const Guard<Hardware> guard(m.pci_lock, m.hardware);
+    if (m.pci.write(config, static_cast<u32>(ipa - m.ecam.base), abort.bytes, stored_value(frame, abort)))
+        m.memory.counters().add(FLEX_STAT_REGISTERS_DENIED);
     frame.elr += 4;
     return true;
 }
@@ -156,7 +172,7 @@ void handle_abort(Frame& frame) {
         const bool may_fetch = field(leaf.descriptor, 54, 54) == 0;
         // Another core was just replacing this mapping: it is there now.
         if ((!writes || may_write) && (!abort.fetch || may_fetch)) return;
-        if (emulate_gicr_write(frame, abort, ipa)) return;
+        if (emulate_gicr_write(frame, abort, ipa) || emulate_pci_write(frame, abort, ipa)) return;
     }
     count_abort(abort, ipa);
     drain_device_faults();

@@ -68,6 +68,7 @@ bool add_region(DeviceRegions& out, u64 base, u64 bytes) {
 
 bool add_node_regions(const void* tree, int node, DeviceRegions& out) {
     const bool gic = fdt_node_check_compatible(tree, node, "arm,gic-v3") == 0;
+    const bool pci = fdt_node_check_compatible(tree, node, "pci-host-ecam-generic") == 0;
     const fdt32_t* reg = nullptr;
     const unsigned count = cell_array(tree, node, "reg", 4, reg);
     for (unsigned i = 0; i < count; i++) {
@@ -75,11 +76,13 @@ bool add_node_regions(const void* tree, int node, DeviceRegions& out) {
         const u64 bytes = read_cells(reg + 4 * i + 2, 2);
         if (gic && i > 0) { // entry 0 is the distributor, 1 the redistributors
             if (i == 1) out.redistributors = {base, bytes};
+        } else if (pci && i == 0) {
+            out.ecam = {base, bytes};
         } else if (!add_region(out, base, bytes)) {
             return false;
         }
     }
-    if (fdt_node_check_compatible(tree, node, "pci-host-ecam-generic") != 0) return true;
+    if (!pci) return true;
     // PCI ranges: 3 cells of PCI address, 2 of CPU address, 2 of size (IEEE 1275 PCI binding).
     const unsigned windows = cell_array(tree, node, "ranges", 7, reg);
     for (unsigned i = 0; i < windows; i++) {

@@ -69,6 +69,8 @@ void map_for_linux(const DeviceRegions& devices, unsigned cores) {
         if (devices.regions[i].end() >> kInputBits != 0) continue;
         map(devices.regions[i].base, devices.regions[i].end(), stage2::kDevice);
     }
+    m.ecam = devices.ecam;
+    map(m.ecam.base, m.ecam.end(), stage2::kDeviceReadOnly);
     m.redistributors = {devices.redistributors.base, cores * kGicrCoreBytes};
     FLEX_REQUIRE(m.redistributors.bytes <= devices.redistributors.bytes);
     for (unsigned core = 0; core < cores; core++) {
@@ -76,6 +78,16 @@ void map_for_linux(const DeviceRegions& devices, unsigned cores) {
         map(frames, frames + kGicrFrameBytes, stage2::kDeviceReadOnly);
         map(frames + kGicrFrameBytes, frames + kGicrCoreBytes, stage2::kDevice);
     }
+}
+
+// Nothing on the bus answers until Linux turns it on.
+void take_pci_configuration(const DeviceRegions& devices) {
+    if (devices.ecam.bytes == 0) return;
+    FLEX_REQUIRE(devices.ecam.base == BOARD_PCIE_ECAM_BASE && devices.ecam.bytes <= BOARD_PCIE_ECAM_BYTES);
+    EcamConfig config(devices.ecam.base);
+    const Region memory{BOARD_PCIE_MMIO_BASE, BOARD_PCIE_MMIO_BYTES}, io{0, BOARD_PCIE_PIO_BYTES};
+    if (!the_monitor.pci.init(config, static_cast<unsigned>(devices.ecam.bytes / kMiB), memory, io))
+        panic("more PCI functions than are supported");
 }
 
 void clean_tree(u64 address) {
@@ -144,6 +156,7 @@ extern "C" [[noreturn]] void monitor_main() {
     const LinuxBoot boot{m.layout.region, loaded.initramfs, loaded.command_line};
     if (!edit_for_linux(tree, BOARD_DTB_BYTES_MAX, boot, devices)) panic("cannot edit the device tree");
     clean_tree(BOARD_DTB_BASE);
+    take_pci_configuration(devices);
     map_for_linux(devices, board.core_count);
     m.hardware.smmu().start();
     m.pool.free_retired(); // what mapping and merging left; nobody has walked it
