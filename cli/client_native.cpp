@@ -4,9 +4,12 @@
 #include <stdexcept>
 #include <thread>
 
+#include <spdlog/spdlog.h>
+
 #include "api/server.h"
 #include "cli/client.h"
 #include "launcher/paths.h"
+#include "package/chat_compiler.h"
 
 namespace flex::cli {
 namespace fs = std::filesystem;
@@ -55,7 +58,10 @@ NativeServer::NativeServer(const std::string& model, unsigned context) : state_(
     const bool is_gguf = model.ends_with(".gguf");
     state_->model = is_gguf ? name_for(model) : model;
     if (is_gguf) {
-        if (const auto added = state_->server->models().add_gguf(state_->model, model); !added)
+        auto chat = package::chat_form_of_file(model, "");
+        if (!chat) fail(chat.error());
+        if (!chat->note.empty()) spdlog::warn("{}", chat->note);
+        if (const auto added = state_->server->models().add_gguf(state_->model, model, std::move(chat->form)); !added)
             fail(added.error());
     } else if (!fs::exists(folder + "/store/" + model + ".flex")) {
         throw std::runtime_error("there is no native package \"" + model +

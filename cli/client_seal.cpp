@@ -8,10 +8,12 @@
 #include <stdexcept>
 
 #include <CLI/CLI.hpp>
+#include <spdlog/spdlog.h>
 
 #include "cli/client.h"
 #include "cli/output.h"
 #include "launcher/device.h"
+#include "package/chat_compiler.h"
 #include "package/package.h"
 #include "package/seal.h"
 #include "port/files.h"
@@ -25,7 +27,7 @@ namespace {
 constexpr const char* kSuffix = ".flex";
 
 struct SealArguments {
-    std::string source, output, cipher = "auto", device;
+    std::string source, output, cipher = "auto", device, chat_template;
     std::uint64_t version = 0; // 0: choose
     bool native = false;
 };
@@ -96,8 +98,13 @@ std::uint64_t next_version(const std::string& target) {
     return std::max(now, package::version_of(target) + 1);
 }
 
-package::SealResult run_seal(package::SealOptions options) {
+/// `chat_template`: instead of the model's own; may be empty. Notes go to stderr.
+package::SealResult run_seal(package::SealOptions options, const std::string& chat_template) {
     if (options.version == 0) options.version = next_version(options.target);
+    auto chat = package::chat_form_of_file(options.source, chat_template);
+    if (!chat) throw std::runtime_error(options.source + ": " + chat.error().message);
+    options.chat_form = std::move(chat->form);
+    if (!chat->note.empty()) spdlog::info("note: {}", chat->note);
     const auto key = need(port::publisher_key(home()));
     ProgressBar bar;
     options.progress = [&bar](std::uint64_t done, std::uint64_t total) { bar(done, total); };
@@ -143,7 +150,7 @@ void seal(const SealArguments& arguments) {
     }
     // A bare name goes where the device looks for it; a path is taken as it is.
     options.target = output.find('/') == std::string::npos ? store + "/" + output : output;
-    const auto sealed = run_seal(options);
+    const auto sealed = run_seal(options, arguments.chat_template);
     const auto& m = sealed.manifest;
     if (json_wanted()) {
         std::printf("{\"package\":\"%s\",\"name\":\"%s\",\"version\":%llu,\"cipher\":\"%s\",\"bytes\":%llu,"
@@ -172,7 +179,7 @@ void seal_for(const std::string& folder, const std::string& source, const std::s
     options.version = 0; // choose
     options.cipher = choose_cipher(cipher, false);
     options.device = device_public(folder);
-    run_seal(options);
+    run_seal(options, "");
 }
 
 void register_seal(CLI::App& app) {
@@ -193,6 +200,8 @@ void register_seal(CLI::App& app) {
     command->add_option("--cipher", arguments->cipher, "auto, chacha20-poly1305, aes-256-gcm")
         ->capture_default_str()
         ->check(CLI::IsMember({"auto", "chacha20-poly1305", "aes-256-gcm"}));
+    command->add_option("--template", arguments->chat_template,
+                        "chat template instead of the model's own: chatml, llama3, or a file with a Jinja template");
     command->callback([arguments] { seal(*arguments); });
 }
 

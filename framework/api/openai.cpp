@@ -82,6 +82,68 @@ Result<std::string> read_content(const Json& content) {
     return text;
 }
 
+std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+/// {"type": "function", "function": {"name", "arguments": text of a JSON object}}
+Result<tokenizer::ToolCall> read_call(const Json& call) {
+    const Json* function = call.is_object() ? field(call, "function") : nullptr;
+    const Json* name = function != nullptr && function->is_object() ? field(*function, "name") : nullptr;
+    const Json* arguments = name != nullptr ? field(*function, "arguments") : nullptr;
+    if (arguments == nullptr || !name->is_string())
+        return invalid("each of tool_calls must have a function with a name and arguments");
+    // Clients send the text of an object; a template may want it laid out its own way.
+    const Json value = arguments->is_string() && !too_deep(arguments->get_ref<const std::string&>())
+                           ? Json::parse(arguments->get_ref<const std::string&>(), nullptr, false)
+                           : *arguments;
+    if (!value.is_object()) return invalid("tool_calls[].function.arguments must be a JSON object");
+    return tokenizer::ToolCall{name->get<std::string>(), dump(value)};
+}
+
+Result<tokenizer::ChatMessage> read_message(const Json& message) {
+    const Json* role = message.is_object() ? field(message, "role") : nullptr;
+    const Json* calls = message.is_object() ? field(message, "tool_calls") : nullptr;
+    if (role == nullptr || !role->is_string() || (!message.contains("content") && calls == nullptr))
+        return invalid("each of messages must have a role and a content");
+    tokenizer::ChatMessage parsed;
+    FLEX_ASSIGN(parsed.role, tokenizer::role_from(role->get<std::string>()));
+    if (message.contains("content")) {
+        FLEX_ASSIGN(parsed.content, read_content(message["content"]));
+    }
+    const bool is_assistant = parsed.role == tokenizer::Role::kAssistant;
+    if (const Json* reasoning = field(message, "reasoning_content"); reasoning != nullptr && is_assistant) {
+        if (!reasoning->is_string()) return invalid("messages[].reasoning_content must be a string");
+        parsed.reasoning = reasoning->get<std::string>();
+    }
+    if (calls == nullptr) return parsed;
+    if (!calls->is_array() || !is_assistant)
+        return invalid("tool_calls must be an array of an assistant's message");
+    if (calls->size() > kMaxCalls) return invalid("more than " + std::to_string(kMaxCalls) + " tool_calls");
+    for (const Json& call : *calls) {
+        FLEX_ASSIGN(auto one, read_call(call));
+        parsed.calls.push_back(std::move(one));
+    }
+    return parsed;
+}
+
+/// tools, unless tool_choice says that none may be used. Which one is the model's choice.
+Status read_tools(const Json& object, CompletionRequest& request) {
+    const Json* choice = field(object, "tool_choice");
+    if (choice != nullptr && *choice != "auto" && *choice != "none")
+        return invalid("tool_choice may be \"auto\" or \"none\"");
+    const Json* tools = field(object, "tools");
+    if (tools == nullptr || (choice != nullptr && *choice == "none")) return {};
+    if (!tools->is_array() || tools->size() > kMaxTools)
+        return invalid("tools must be an array of at most " + std::to_string(kMaxTools));
+    for (const Json& tool : *tools) {
+        const Json* function = tool.is_object() ? field(tool, "function") : nullptr;
+        const Json* name = function != nullptr && function->is_object() ? field(*function, "name") : nullptr;
+        if (name == nullptr || !name->is_string() || tool.value("type", Json()) != "function")
+            return invalid("each of tools must be of type \"function\" with a function that has a name");
+        request.conversation.tools.push_back(dump(tool));
+    }
+    return {};
+}
+
 Status read_messages(const Json& object, CompletionRequest& request) {
     const Json* messages = field(object, "messages");
     if (messages == nullptr || !messages->is_array() || messages->empty()) {
@@ -90,16 +152,10 @@ Status read_messages(const Json& object, CompletionRequest& request) {
     if (messages->size() > kMaxMessages)
         return invalid("more than " + std::to_string(kMaxMessages) + " messages");
     for (const Json& message : *messages) {
-        const Json* role = message.is_object() ? field(message, "role") : nullptr;
-        if (role == nullptr || !role->is_string() || !message.contains("content")) {
-            return invalid("each of messages must have a role and a content");
-        }
-        tokenizer::ChatMessage parsed;
-        FLEX_ASSIGN(parsed.role, tokenizer::role_from(role->get<std::string>()));
-        FLEX_ASSIGN(parsed.content, read_content(message["content"]));
-        request.messages.push_back(std::move(parsed));
+        FLEX_ASSIGN(auto parsed, read_message(message));
+        request.conversation.messages.push_back(std::move(parsed));
     }
-    return {};
+    return read_tools(object, request);
 }
 
 Status read_prompt(const Json& object, CompletionRequest& request) {
@@ -168,7 +224,7 @@ Status refuse_unsupported(const Json& object) {
         FLEX_TRY(read_float(object, name, penalty));
         if (penalty != 0) return invalid(std::string(name) + " is not supported");
     }
-    for (const char* name : {"logit_bias", "tools", "functions", "suffix"}) {
+    for (const char* name : {"logit_bias", "functions", "suffix"}) {
         const Json* value = field(object, name);
         if (value != nullptr && !value->empty()) return invalid(std::string(name) + " is not supported");
     }
@@ -196,7 +252,7 @@ Status read_extras(const Json& object, CompletionRequest& request) {
         if (!arguments->is_object()) return invalid("chat_template_kwargs must be an object");
         bool thinking = true;
         FLEX_TRY(read_bool(*arguments, "enable_thinking", thinking));
-        request.without_thinking = !thinking;
+        if (field(*arguments, "enable_thinking") != nullptr) request.conversation.thinking = thinking;
     }
     FLEX_TRY(read_count(object, "max_tokens", request.max_tokens, 1));
     FLEX_TRY(read_count(object, "max_completion_tokens", request.max_tokens, 1));
@@ -210,7 +266,6 @@ Status read_extras(const Json& object, CompletionRequest& request) {
     return {};
 }
 
-std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 std::string event(const Json& json) { return "data: " + dump(json) + "\n\n"; }
 
 Json head_json(const AnswerHead& head, bool stream) {

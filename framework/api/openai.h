@@ -9,7 +9,7 @@
 
 #include "api/generation.h"
 #include "base/result.h"
-#include "tokenizer/chat_template.h"
+#include "tokenizer/chat.h"
 
 namespace flex::api {
 
@@ -17,6 +17,8 @@ namespace flex::api {
 inline constexpr std::size_t kMaxBodyBytes = 4u << 20;
 inline constexpr std::size_t kMaxJsonDepth = 32;
 inline constexpr std::size_t kMaxMessages = 1024;
+inline constexpr std::size_t kMaxTools = 128;
+inline constexpr std::size_t kMaxCalls = 64; ///< of one message
 inline constexpr std::size_t kMaxStopStrings = 16;
 inline constexpr std::size_t kMaxStopBytes = 256;
 
@@ -25,15 +27,14 @@ enum class Endpoint : std::uint8_t { kChat, kCompletion };
 struct CompletionRequest {
     Endpoint endpoint = Endpoint::kChat;
     std::string model;
-    std::vector<tokenizer::ChatMessage> messages; ///< kChat
-    std::string prompt;                           ///< kCompletion: text …
-    std::vector<TokenId> prompt_tokens;           ///< … or tokens
+    tokenizer::Conversation conversation; ///< kChat
+    std::string prompt;                   ///< kCompletion: text …
+    std::vector<TokenId> prompt_tokens;   ///< … or tokens
     bool echo = false;
     bool stream = false;
-    bool stream_usage = false;     ///< stream_options.include_usage
-    bool return_tokens = false;    ///< extension: the ids of the answer's tokens in the (last) choice
-    bool without_thinking = false; ///< chat_template_kwargs.enable_thinking = false
-    std::uint32_t max_tokens = 0;  ///< 0: what the context holds
+    bool stream_usage = false;    ///< stream_options.include_usage
+    bool return_tokens = false;   ///< extension: the ids of the answer's tokens in the (last) choice
+    std::uint32_t max_tokens = 0; ///< 0: what the context holds
     bool has_seed = false;
     GenerationOptions options; ///< without max_tokens
 };

@@ -68,9 +68,7 @@ Result<std::shared_ptr<Answer>> prepare(pipeline::Registry& models, CompletionRe
     FLEX_ASSIGN(auto model, models.get(request.model));
     std::vector<TokenId> prompt = std::move(request.prompt_tokens);
     if (request.endpoint == Endpoint::kChat) {
-        tokenizer::RenderOptions render;
-        render.without_thinking = request.without_thinking;
-        FLEX_ASSIGN(prompt, model->weights->chat_template().render(request.messages, render));
+        FLEX_ASSIGN(prompt, model->weights->chat_template().render(request.conversation));
     } else if (prompt.empty()) {
         prompt = model->weights->tokenizer().encode_prompt(request.prompt);
     }

@@ -15,6 +15,9 @@
 #include "api/server.h"
 #include "api/tls.h"
 #include "port/identity.h"
+#ifdef FLEX_HAS_CHAT_COMPILER
+#include "package/chat_compiler.h"
+#endif
 
 namespace {
 
@@ -74,6 +77,19 @@ Result<std::unique_ptr<flex::port::Port>> make_port(const Arguments& arguments) 
     return flex::port::make_native_port(arguments.home);
 }
 
+/// Chat templates are compiled on a publisher's machine: in the device there are only packages that have this
+/// behind them.
+Result<std::vector<std::byte>> chat_form_of(const std::string& gguf) {
+#ifdef FLEX_HAS_CHAT_COMPILER
+    FLEX_ASSIGN(auto chat, flex::package::chat_form_of_file(gguf, ""));
+    if (!chat.note.empty()) std::fprintf(stderr, "flexserved: %s: %s\n", gguf.c_str(), chat.note.c_str());
+    return std::move(chat.form);
+#else
+    static_cast<void>(gguf);
+    return std::vector<std::byte>();
+#endif
+}
+
 Status serve(Arguments arguments) {
     flex::crypto::initialise();
     FLEX_ASSIGN(const auto port, make_port(arguments));
@@ -84,7 +100,10 @@ Status serve(Arguments arguments) {
     // Accepting fails for good only when the world around misbehaves; serving goes on as soon as it stops.
     for (;;) {
         FLEX_ASSIGN(const auto server, flex::api::Server::create(*port, options));
-        for (const auto& [name, file] : arguments.gguf) FLEX_TRY(server->models().add_gguf(name, file));
+        for (const auto& [name, file] : arguments.gguf) {
+            FLEX_ASSIGN(const auto form, chat_form_of(file));
+            FLEX_TRY(server->models().add_gguf(name, file, form));
+        }
         std::fprintf(stderr, "flexserved: ready on https://%s:%u, %s\n", options.endpoint.address.c_str(),
                      server->port(), port->name());
         const auto status = server->run();

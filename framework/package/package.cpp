@@ -60,14 +60,15 @@ Result<Manifest> check(port::Port& port, TrustStore& trust, const port::File& fi
 } // namespace
 
 std::vector<std::byte> format_metadata(crypto::Bytes header, std::uint64_t source_bytes,
-                                       std::span<const TensorPlace> places) {
+                                       crypto::Bytes chat_form, std::span<const TensorPlace> places) {
     std::vector<std::byte> out;
     put(out, header.size(), 8);
     put(out, source_bytes, 8);
     put(out, places.size(), 4);
-    put(out, 0, 4);
+    put(out, chat_form.size(), 4);
     put(out, 0, 8);
     out.insert(out.end(), header.begin(), header.end());
+    out.insert(out.end(), chat_form.begin(), chat_form.end());
     for (const TensorPlace& place : places) {
         put(out, place.name.size(), 4);
         put(out, place.stage, 4);
@@ -87,6 +88,10 @@ Status parse_metadata(crypto::Bytes content, Metadata& out) {
     if (header_bytes > content.size() - kMetadataHeadBytes || count > kMaxTensors) return damaged;
     out.header = content.subspan(kMetadataHeadBytes, header_bytes);
     crypto::Bytes rest = content.subspan(kMetadataHeadBytes + header_bytes);
+    const std::uint64_t form_bytes = get(content, 20, 4);
+    if (form_bytes > rest.size()) return damaged;
+    out.chat_form = rest.first(form_bytes);
+    rest = rest.subspan(form_bytes);
     for (std::uint64_t i = 0; i < count; ++i) {
         if (rest.size() < kPlaceFixedBytes) return damaged;
         const std::uint64_t name_bytes = get(rest, 0, 4);

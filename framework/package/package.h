@@ -36,15 +36,17 @@ struct TensorPlace {
 
 /// The content of the metadata group.
 struct Metadata {
-    memory::FlexBuffer buffer;           ///< holds the two below
-    std::span<const std::byte> header{}; ///< the GGUF header, up to its tensor data
-    std::uint64_t source_bytes = 0;      ///< size of the GGUF file it came from
+    memory::FlexBuffer buffer;              ///< holds the next two
+    std::span<const std::byte> header{};    ///< the GGUF header, up to its tensor data
+    std::span<const std::byte> chat_form{}; ///< tokenizer::ChatForm; empty: no chat
+    std::uint64_t source_bytes = 0;         ///< size of the GGUF file it came from
     std::vector<TensorPlace> places;
 };
 
-/// Serialised tensor table + header -> content of the metadata group, and back (docs/package-format.md).
+/// Serialised tensor table + header + chat form -> content of the metadata group, and back
+/// (docs/package-format.md).
 std::vector<std::byte> format_metadata(crypto::Bytes header, std::uint64_t source_bytes,
-                                       std::span<const TensorPlace> places);
+                                       crypto::Bytes chat_form, std::span<const TensorPlace> places);
 /// Views into `content`. Error: kCorrupt.
 Status parse_metadata(crypto::Bytes content, Metadata& out);
 

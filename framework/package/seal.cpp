@@ -166,8 +166,8 @@ Result<SealResult> seal(const SealOptions& options, const crypto::Secret32& publ
                                              std::to_string(model.shape().vocabulary));
     }
     const Layout layout = lay_out(model);
-    const auto metadata =
-        format_metadata(source.bytes().first(gguf.data_offset()), source.bytes().size(), layout.places);
+    const auto metadata = format_metadata(source.bytes().first(gguf.data_offset()), source.bytes().size(),
+                                          options.chat_form, layout.places);
     SealResult result;
     FLEX_ASSIGN(result.manifest, plan(options, layout, metadata.size()));
     FLEX_TRY(write_package(options, source, model, layout, metadata, result.manifest, publisher_key));

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "base/crypto.h"
 #include "base/result.h"
@@ -18,6 +19,7 @@ struct SealOptions {
     crypto::Cipher cipher = crypto::Cipher::kChaCha20Poly1305;
     crypto::Public32 device{}; ///< the only device that will open it
     std::uint32_t chunk_bytes = 1u << 20;
+    std::vector<std::byte> chat_form; ///< see chat_compiler.h; empty: the model does not chat
     std::function<void(std::uint64_t done, std::uint64_t total)> progress; ///< may be empty
 };
 

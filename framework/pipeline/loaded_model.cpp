@@ -26,7 +26,7 @@ Status LoadedModel::load_metadata() {
     if (tokenizer_->size() != model_->shape().vocabulary) {
         return fail(ErrorCode::kCorrupt, "tokenizer and model disagree about the vocabulary's size");
     }
-    chat_template_ = tokenizer::ChatTemplate::recognise(*tokenizer_);
+    FLEX_ASSIGN(chat_template_, tokenizer::ChatTemplate::create(*tokenizer_, metadata.chat_form));
     places_ = std::move(metadata.places);
     buffers_.resize(model_->stages());
     return {};

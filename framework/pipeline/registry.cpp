@@ -37,25 +37,26 @@ Result<std::vector<std::string>> Registry::names() const {
         if (package::is_valid_name(name)) names.push_back(std::move(name));
     }
     const std::lock_guard lock(mutex_);
-    for (const auto& [name, path] : gguf_files_) names.push_back(name);
+    for (const auto& [name, file] : gguf_files_) names.push_back(name);
     std::ranges::sort(names);
     const auto repeated = std::ranges::unique(names);
     names.erase(repeated.begin(), repeated.end());
     return names;
 }
 
-Status Registry::add_gguf(const std::string& name, const std::string& path) {
+Status Registry::add_gguf(const std::string& name, const std::string& path,
+                          std::vector<std::byte> chat_form) {
     if (!package::is_valid_name(name))
         return fail(ErrorCode::kInvalidArgument, "\"" + name + "\" is not a model's name");
     if (auto source = open_gguf_source(port_, path, name); !source) return source.error();
     const std::lock_guard lock(mutex_);
-    gguf_files_[name] = path;
+    gguf_files_[name] = {path, std::move(chat_form)};
     return {};
 }
 
 Result<std::unique_ptr<WeightSource>> Registry::source(const std::string& name) {
     if (const auto file = gguf_files_.find(name); file != gguf_files_.end()) {
-        return open_gguf_source(port_, file->second, name);
+        return open_gguf_source(port_, file->second.path, name, file->second.chat_form);
     }
     return open_package_source(port_, trust_, name);
 }

@@ -62,8 +62,9 @@ public:
     /// Package::open and LoadedModel::open, kOutOfMemory.
     Result<std::shared_ptr<ServedModel>> get(const std::string& name);
 
-    /// Serves a plain GGUF file as `name`, instead of a package. Natively only.
-    Status add_gguf(const std::string& name, const std::string& path);
+    /// Serves a plain GGUF file as `name`, instead of a package, with this chat form (package::Metadata).
+    /// Natively only.
+    Status add_gguf(const std::string& name, const std::string& path, std::vector<std::byte> chat_form = {});
 
     /// Drops models that nobody uses, the least recently used first, then conversations that wait for their
     /// next turn, until `bytes` are free. Returns what was freed.
@@ -90,7 +91,11 @@ private:
     engine::ThreadPool pool_;
     mutable std::mutex mutex_;
     std::map<std::string, Entry> models_;
-    std::map<std::string, std::string> gguf_files_;
+    struct GgufFile {
+        std::string path;
+        std::vector<std::byte> chat_form;
+    };
+    std::map<std::string, GgufFile> gguf_files_;
 };
 
 } // namespace flex::pipeline

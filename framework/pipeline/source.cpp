@@ -41,8 +41,8 @@ private:
 /// Reads tensors to the places a package would have given them.
 class GgufSource final : public WeightSource {
 public:
-    GgufSource(port::Port& port, port::MappedFile file, std::string name)
-        : port_(port), file_(std::move(file)) {
+    GgufSource(port::Port& port, port::MappedFile file, std::string name, std::vector<std::byte> chat_form)
+        : port_(port), file_(std::move(file)), chat_form_(std::move(chat_form)) {
         info_ = {std::move(name), "plain GGUF", 0, file_.bytes().size()};
     }
     [[nodiscard]] const SourceInfo& info() const override { return info_; }
@@ -57,6 +57,7 @@ public:
         metadata.buffer = memory::FlexBuffer(port_, block);
         std::ranges::copy(file_.bytes().first(gguf.data_offset()), metadata.buffer.bytes().begin());
         metadata.header = metadata.buffer.bytes().first(gguf.data_offset());
+        metadata.chat_form = chat_form_;
         metadata.source_bytes = file_.bytes().size();
         times.load_ns += now() - begin;
         stage_bytes_.assign(model.stages(), 0);
@@ -94,6 +95,7 @@ private:
     }
     port::Port& port_;
     port::MappedFile file_;
+    std::vector<std::byte> chat_form_;
     SourceInfo info_;
     std::vector<package::TensorPlace> places_;
     std::vector<std::uint64_t> file_offsets_; // parallel to places_
@@ -110,10 +112,12 @@ Result<std::unique_ptr<WeightSource>> open_package_source(port::Port& port, pack
 }
 
 Result<std::unique_ptr<WeightSource>> open_gguf_source(port::Port& port, const std::string& path,
-                                                       const std::string& name) {
+                                                       const std::string& name,
+                                                       std::vector<std::byte> chat_form) {
     if (port.is_protected()) return fail(ErrorCode::kUnsupported, "the device runs sealed packages only");
     FLEX_ASSIGN(auto file, port::MappedFile::open(path));
-    return std::unique_ptr<WeightSource>(std::make_unique<GgufSource>(port, std::move(file), name));
+    return std::unique_ptr<WeightSource>(
+        std::make_unique<GgufSource>(port, std::move(file), name, std::move(chat_form)));
 }
 
 } // namespace flex::pipeline

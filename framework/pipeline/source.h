@@ -38,7 +38,9 @@ Result<std::unique_ptr<WeightSource>> open_package_source(port::Port& port, pack
 
 /// A plain GGUF file, for comparison with the sealed form. Refused (kUnsupported) where memory is protected:
 /// the device runs nothing that no publisher signed. Errors: kNotFound, kCorrupt, kUnsupported, kIo.
+/// `chat_form`: see package::Metadata.
 Result<std::unique_ptr<WeightSource>> open_gguf_source(port::Port& port, const std::string& path,
-                                                       const std::string& name);
+                                                       const std::string& name,
+                                                       std::vector<std::byte> chat_form = {});
 
 } // namespace flex::pipeline

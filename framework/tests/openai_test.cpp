@@ -22,9 +22,9 @@ TEST(OpenAi, a_chat_request_is_read_in_full) {
         "stream":true,"stream_options":{"include_usage":true},"prompt_cache_key":"k","chat_template_kwargs":{"enable_thinking":false},
         "n":1,"user":"somebody","logit_bias":{},"tools":[],"response_format":{"type":"text"},"logprobs":false})");
     EXPECT_EQ(r.model, "m");
-    ASSERT_EQ(r.messages.size(), 2u);
-    EXPECT_EQ(r.messages[0].role, tokenizer::Role::kSystem);
-    EXPECT_EQ(r.messages[1].content, "ab");
+    ASSERT_EQ(r.conversation.messages.size(), 2u);
+    EXPECT_EQ(r.conversation.messages[0].role, tokenizer::Role::kSystem);
+    EXPECT_EQ(r.conversation.messages[1].content, "ab");
     EXPECT_FLOAT_EQ(r.options.sampler.temperature, 0.5F);
     EXPECT_FLOAT_EQ(r.options.sampler.top_p, 0.9F);
     EXPECT_EQ(r.options.sampler.top_k, 7u);
@@ -35,7 +35,7 @@ TEST(OpenAi, a_chat_request_is_read_in_full) {
     EXPECT_EQ(r.options.stop, (std::vector<std::string>{"x", "y"}));
     EXPECT_TRUE(r.stream);
     EXPECT_TRUE(r.stream_usage);
-    EXPECT_TRUE(r.without_thinking);
+    EXPECT_EQ(r.conversation.thinking, false);
     EXPECT_EQ(r.options.cache_key, "k");
 }
 

@@ -400,12 +400,14 @@ TEST_F(PackageTest, the_version_of_a_package_can_be_read_without_keys) {
 TEST(Metadata, damage_is_refused_at_every_length) {
     const std::vector<std::byte> header(100, std::byte{7});
     const TensorPlace places[] = {{"a", 0, 0, 64}, {"bb", 1, 64, 10}};
-    const auto content = format_metadata(header, 5000, places);
+    const std::vector<std::byte> form(7, std::byte{9});
+    const auto content = format_metadata(header, 5000, form, places);
     Metadata out;
     ASSERT_TRUE(parse_metadata(content, out).ok());
     EXPECT_EQ(out.places.size(), 2u);
     EXPECT_EQ(out.places[1].name, "bb");
     EXPECT_EQ(out.source_bytes, 5000u);
+    EXPECT_TRUE(std::ranges::equal(out.chat_form, form));
     for (std::size_t length = 0; length < content.size(); ++length) {
         Metadata cut;
         EXPECT_FALSE(parse_metadata(crypto::Bytes(content).first(length), cut).ok()) << length;

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "engine/kernels/kernels.h"
+#include "package/chat_compiler.h"
 #include "package/seal.h"
 #include "port/identity.h"
 #include "temporary_folder.h"
@@ -67,6 +68,7 @@ protected:
             options.target = folder.path() + "/store/" + name + ".flex";
             options.version = version;
             options.device = crypto::x25519_public(port->device_key(port::kPackageKeyLabel).value()).value();
+            options.chat_form = package::chat_form_of_file(options.source, "").value().form;
             const auto key = port::publisher_key(home.path()).value();
             ASSERT_TRUE(package::seal(options, key).ok());
         }

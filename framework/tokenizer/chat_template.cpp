@@ -6,15 +6,19 @@ namespace {
 
 /// Collects a conversation. Text between two special tokens is tokenised as one piece, as the reference
 /// tokenizers do; cutting it elsewhere would give other tokens.
-class Writer {
+class TokenSink final : public ChatSink {
 public:
-    explicit Writer(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+    explicit TokenSink(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
 
-    void text(std::string_view more) { pending_ += more; }
-    void token(TokenId id) {
-        flush();
-        out_.push_back(id);
+    void fixed(std::string_view text) override {
+        for (const TextPart& part : tokenizer_.parts_of(text)) {
+            pending_ += part.text;
+            if (!part.special) continue;
+            flush();
+            out_.push_back(*part.special);
+        }
     }
+    void foreign(std::string_view text) override { pending_ += text; }
     std::vector<TokenId> finish() {
         flush();
         return std::move(out_);
@@ -31,72 +35,6 @@ private:
     std::string pending_;
     std::vector<TokenId> out_;
 };
-
-std::string_view trim(std::string_view text) {
-    constexpr std::string_view kBlank = " \t\r\n\v\f";
-    const std::size_t first = text.find_first_not_of(kBlank);
-    if (first == std::string_view::npos) return {};
-    return text.substr(first, text.find_last_not_of(kBlank) - first + 1);
-}
-
-/// recognise() made sure that these are there.
-struct ChatMlTokens {
-    TokenId start, end;
-    static std::optional<ChatMlTokens> of(const Tokenizer& t) {
-        const auto start = t.special("<|im_start|>"), end = t.special("<|im_end|>");
-        if (!start || !end) return std::nullopt;
-        return ChatMlTokens{*start, *end};
-    }
-};
-
-struct Llama3Tokens {
-    TokenId start_header, end_header, end_turn;
-    static std::optional<Llama3Tokens> of(const Tokenizer& t) {
-        const auto start = t.special("<|start_header_id|>"), end = t.special("<|end_header_id|>"),
-                   eot = t.special("<|eot_id|>");
-        if (!start || !end || !eot) return std::nullopt;
-        return Llama3Tokens{*start, *end, *eot};
-    }
-};
-
-void write_chatml(const Tokenizer& tokenizer, const ChatMlTokens& mark, std::span<const ChatMessage> messages,
-                  const RenderOptions& options, Writer& out) {
-    for (const ChatMessage& message : messages) {
-        out.token(mark.start);
-        out.text(name_of(message.role));
-        out.text("\n");
-        out.text(message.content);
-        out.token(mark.end);
-        out.text("\n");
-    }
-    if (!options.open_answer) return;
-    out.token(mark.start);
-    out.text("assistant\n");
-    const auto think = tokenizer.special("<think>"), end_think = tokenizer.special("</think>");
-    if (options.without_thinking && think && end_think) {
-        out.token(*think);
-        out.text("\n\n");
-        out.token(*end_think);
-        out.text("\n\n");
-    }
-}
-
-void write_llama3(const Llama3Tokens& mark, std::span<const ChatMessage> messages,
-                  const RenderOptions& options, Writer& out) {
-    const auto header = [&](std::string_view role) {
-        out.token(mark.start_header);
-        out.text(role);
-        out.token(mark.end_header);
-        out.text("\n\n");
-    };
-    for (const ChatMessage& message : messages) {
-        header(message.role == Role::kTool ? "ipython"
-                                           : name_of(message.role)); // Llama 3.1's name for tool results
-        out.text(trim(message.content));
-        out.token(mark.end_turn);
-    }
-    if (options.open_answer) header("assistant");
-}
 
 } // namespace
 
@@ -125,37 +63,24 @@ const char* name_of(Role role) {
     return "user";
 }
 
-ChatTemplate ChatTemplate::recognise(const Tokenizer& tokenizer) {
-    const std::string& text = tokenizer.chat_template();
-    // Without a template the vocabulary decides: its marks exist for nothing else.
-    const auto says = [&](const char* mark) { return text.empty() || text.find(mark) != std::string::npos; };
-    ChatFamily family = ChatFamily::kNone;
-    if (says("<|start_header_id|>") && Llama3Tokens::of(tokenizer)) {
-        family = ChatFamily::kLlama3;
-    } else if (says("<|im_start|>") && ChatMlTokens::of(tokenizer)) {
-        family = ChatFamily::kChatMl;
-    }
-    return ChatTemplate(tokenizer, family);
+Result<ChatTemplate> ChatTemplate::create(const Tokenizer& tokenizer, std::span<const std::byte> bytes) {
+    if (bytes.empty()) return ChatTemplate(tokenizer);
+    FLEX_ASSIGN(ChatForm form, ChatForm::parse(bytes));
+    return ChatTemplate(tokenizer, std::move(form));
 }
 
-Result<std::vector<TokenId>> ChatTemplate::render(std::span<const ChatMessage> messages,
-                                                  const RenderOptions& options) const {
-    if (messages.empty())
-        return fail(ErrorCode::kInvalidArgument, "a conversation needs at least one message");
-    Writer out(*tokenizer_);
-    if (tokenizer_->adds_bos() && tokenizer_->bos()) out.token(*tokenizer_->bos());
-    switch (family_) {
-    case ChatFamily::kNone:
-        break;
-    case ChatFamily::kChatMl:
-        write_chatml(*tokenizer_, *ChatMlTokens::of(*tokenizer_), messages, options, out);
-        return out.finish();
-    case ChatFamily::kLlama3:
-        write_llama3(*Llama3Tokens::of(*tokenizer_), messages, options, out);
-        return out.finish();
+Result<std::vector<TokenId>> ChatTemplate::render(const Conversation& conversation) const {
+    if (!form_) {
+        return fail(ErrorCode::kUnsupported,
+                    "this model came without a chat template; use plain completion, or "
+                    "seal it with --template");
     }
-    return fail(ErrorCode::kUnsupported,
-                "this model has no chat template the engine knows (ChatML, Llama 3); use plain completion");
+    TokenSink sink(*tokenizer_);
+    FLEX_TRY(form_->render(conversation, sink));
+    std::vector<TokenId> ids = sink.finish();
+    const auto bos = tokenizer_->bos();
+    if (tokenizer_->adds_bos() && bos && (ids.empty() || ids.front() != *bos)) ids.insert(ids.begin(), *bos);
+    return ids;
 }
 
 } // namespace flex::tokenizer

@@ -253,23 +253,35 @@ Result<Tokenizer> Tokenizer::create(const engine::Gguf& gguf) {
     return Tokenizer(std::move(tables));
 }
 
-std::vector<TokenId> Tokenizer::encode(std::string_view text, Specials specials) const {
-    std::vector<TokenId> out;
-    std::vector<std::uint32_t> word;
-    Merger merger(tables_->merges);
+std::vector<TextPart> Tokenizer::parts_of(std::string_view text) const {
+    std::vector<TextPart> parts;
     std::size_t plain_from = 0;
-    for (std::size_t at = 0; specials == Specials::kParse && at < text.size();) {
+    for (std::size_t at = 0; at < text.size();) {
         const auto id = tables_->special_at(text.substr(at));
         if (!id) {
             ++at;
             continue;
         }
-        tables_->encode_plain(text.substr(plain_from, at - plain_from), merger, word, out);
-        out.push_back(*id);
+        parts.push_back({text.substr(plain_from, at - plain_from), id});
         at += tables_->name(*id).size();
         plain_from = at;
     }
-    tables_->encode_plain(text.substr(plain_from), merger, word, out);
+    parts.push_back({text.substr(plain_from), std::nullopt});
+    return parts;
+}
+
+std::vector<TokenId> Tokenizer::encode(std::string_view text, Specials specials) const {
+    std::vector<TokenId> out;
+    std::vector<std::uint32_t> word;
+    Merger merger(tables_->merges);
+    if (specials == Specials::kPlain) {
+        tables_->encode_plain(text, merger, word, out);
+        return out;
+    }
+    for (const TextPart& part : parts_of(text)) {
+        tables_->encode_plain(part.text, merger, word, out);
+        if (part.special) out.push_back(*part.special);
+    }
     return out;
 }
 

@@ -24,6 +24,12 @@ enum class Specials : std::uint8_t {
     kParse, ///< the names of control and user-defined tokens become those tokens (leftmost, then longest)
 };
 
+/// A run of ordinary text (may be empty) and the special token behind it, if there is one.
+struct TextPart {
+    std::string_view text;
+    std::optional<TokenId> special;
+};
+
 /// Immutable after creation; safe to share between threads.
 class Tokenizer {
 public:
@@ -39,6 +45,9 @@ public:
     /// decode(). Time is near-linear in the text's length, whatever the text.
     [[nodiscard]] std::vector<TokenId> encode(std::string_view text,
                                               Specials specials = Specials::kPlain) const;
+
+    /// The text cut at the names of special tokens (leftmost, then longest). Views into `text`.
+    [[nodiscard]] std::vector<TextPart> parts_of(std::string_view text) const;
 
     /// What a plain completion starts from: BOS if the model wants one, then encode(text, kPlain).
     [[nodiscard]] std::vector<TokenId> encode_prompt(std::string_view text) const;

@@ -6,6 +6,7 @@
 #include "api/server.h"
 #include "api/tls.h"
 #include "launcher/paths.h"
+#include "package/chat_compiler.h"
 #include "port/port.h"
 
 namespace flex::test {
@@ -33,7 +34,8 @@ NativeServer::NativeServer(const std::filesystem::path& folder, const std::strin
     options.endpoint = {"127.0.0.1", 0};
     options.models.threads = 2;
     state_->server = value_or_throw(api::Server::create(*state_->port, options));
-    if (const Status added = state_->server->models().add_gguf(name, gguf); !added) throw platform::DeviceError(added.error().message);
+    auto chat = value_or_throw(package::chat_form_of_file(gguf, ""));
+    if (const Status added = state_->server->models().add_gguf(name, gguf, std::move(chat.form)); !added) throw platform::DeviceError(added.error().message);
     state_->ca_file = folder / "device-ca.pem";
     std::ofstream(state_->ca_file) << value_or_throw(api::device_ca_pem(*state_->port));
     state_->thread = std::thread([server = state_->server.get()] { (void)server->run(); });

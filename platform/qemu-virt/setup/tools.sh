@@ -4,7 +4,7 @@ source "$(dirname "$0")/common.sh"
 source "$(dirname "$0")/apt.sh"
 
 packages=(g++ make cmake ninja-build libgtest-dev libcli11-dev libspdlog-dev nlohmann-json3-dev libssl-dev libedit-dev
-    g++-aarch64-linux-gnu device-tree-compiler dpkg-dev kmod qemu-user-static cpio xz-utils gzip python3)
+    g++-aarch64-linux-gnu device-tree-compiler dpkg-dev kmod qemu-user-static cpio xz-utils gzip python3 python3-jinja2)
 missing=()
 for package in "${packages[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
