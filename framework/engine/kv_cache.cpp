@@ -44,6 +44,14 @@ const char* name_of(KvType type) {
     return "?";
 }
 
+Result<KvType> kv_type(std::string_view name) {
+    for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kQ8_0}) {
+        if (name == name_of(type)) return type;
+    }
+    return fail(ErrorCode::kInvalidArgument,
+                "\"" + std::string(name) + "\" is not a kind of KV cache: f32, f16, q8_0");
+}
+
 Result<KvLayout> KvLayout::of(const ModelShape& shape, KvType type) {
     if (type == KvType::kQ8_0 && shape.head_size % 32 != 0) {
         return fail(ErrorCode::kUnsupported,

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,8 @@ namespace flex::engine {
 /// How keys and values are stored. kF32 is exact: what it is stored as is what was computed.
 enum class KvType : std::uint8_t { kF32, kF16, kQ8_0 };
 [[nodiscard]] const char* name_of(KvType type);
+/// From its name. Error: kInvalidArgument.
+Result<KvType> kv_type(std::string_view name);
 
 /// Tokens in a block.
 inline constexpr std::uint32_t kKvBlockTokens = 32;

@@ -1,7 +1,8 @@
 // flexserved: serves sealed models over HTTPS. In the device it is the only program of the secure world and
 // takes no arguments; on Linux it is the same program without protection, for development.
 //
-//   flexserved [--home FOLDER] [--address A] [--port N] [--threads N] [--context N] [--gguf NAME=FILE]...
+//   flexserved [--home FOLDER] [--address A] [--port N] [--threads N] [--context N] [--kv f32|f16|q8_0]
+//              [--gguf NAME=FILE]...
 #include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -60,6 +61,8 @@ Status set(Arguments& arguments, const std::string& name, const char* value) {
         FLEX_ASSIGN(arguments.server.models.threads, number(value, 64));
     } else if (name == "--context") {
         FLEX_ASSIGN(arguments.server.models.context, number(value, 1u << 20));
+    } else if (name == "--kv") {
+        FLEX_ASSIGN(arguments.server.models.kv, flex::engine::kv_type(value));
     } else if (const char* file = std::strchr(value, '='); name == "--gguf" && file != nullptr) {
         arguments.gguf.emplace_back(std::string(value, file), file + 1);
     } else {

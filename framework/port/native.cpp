@@ -3,10 +3,10 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cerrno>
 #include <mutex>
 #include <thread>
 
+#include "port/bulk_read.h"
 #include "port/files.h"
 #include "port/identity.h"
 #include "port/port.h"
@@ -15,6 +15,7 @@ namespace flex::port {
 namespace {
 
 constexpr std::size_t kPage = 4096;
+constexpr std::size_t kHugePage = 2u << 20; // of x86-64, and of arm64 with 4 KiB pages
 constexpr std::size_t kSecureStoreBytes = 16384;
 constexpr std::uint16_t kPort = 8443;
 
@@ -33,12 +34,24 @@ public:
 
     Result<Block> allocate(std::size_t bytes) override {
         bytes = (bytes + kPage - 1) & ~(kPage - 1);
-        void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (bytes == 0 || data == MAP_FAILED) {
+        const bool huge = bytes >= kHugePage;
+        const std::size_t spare = huge ? kHugePage - kPage : 0; // to begin at a multiple of a huge page
+        void* map = bytes == 0 ? MAP_FAILED
+                               : ::mmap(nullptr, bytes + spare, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (map == MAP_FAILED)
             return fail(ErrorCode::kOutOfMemory, "cannot allocate " + std::to_string(bytes) + " bytes");
+        auto* data = static_cast<std::byte*>(map);
+        if (huge) {
+            const auto address = reinterpret_cast<std::uintptr_t>(data);
+            const std::size_t skip = (kHugePage - address % kHugePage) % kHugePage;
+            if (skip > 0) ::munmap(data, skip);
+            if (skip < spare) ::munmap(data + skip + bytes, spare - skip);
+            data += skip;
+            ::madvise(data, bytes, MADV_HUGEPAGE); // where it is not to be had, small pages do
         }
         mapped_ += bytes;
-        return Block{static_cast<std::byte*>(data), bytes};
+        return Block{data, bytes};
     }
 
     void free(Block block) override {
@@ -51,16 +64,9 @@ public:
         const std::uint64_t begin = now_ns();
         FLEX_ASSIGN(const Block block, allocate(bytes));
         const std::uint64_t allocated = now_ns();
-        for (std::size_t done = 0; done < bytes;) {
-            const ssize_t got =
-                ::pread(file, block.data + done, bytes - done, static_cast<off_t>(offset + done));
-            if (got < 0 && errno == EINTR) continue;
-            if (got <= 0) {
-                free(block);
-                return fail(ErrorCode::kIo,
-                            "cannot load: the file ends or fails at byte " + std::to_string(offset + done));
-            }
-            done += static_cast<std::size_t>(got);
+        if (const Status read = read_bulk(file, offset, {block.data, bytes}); !read) {
+            free(block);
+            return read.error();
         }
         return LoadedBlock{block, allocated - begin, now_ns() - allocated};
     }

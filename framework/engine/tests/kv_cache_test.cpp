@@ -48,6 +48,12 @@ TEST(KvLayout, q8_0_is_refused_for_heads_it_does_not_divide) {
     EXPECT_TRUE(KvLayout::of(odd, KvType::kF16).ok());
 }
 
+TEST(KvLayout, kinds_go_by_their_names) {
+    for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kQ8_0})
+        EXPECT_EQ(kv_type(name_of(type)).value(), type);
+    EXPECT_EQ(kv_type("f8").error().code, ErrorCode::kInvalidArgument);
+}
+
 TEST(KvPool, takes_memory_as_it_is_needed_and_no_more_than_its_limit) {
     CountingMemory memory;
     {
