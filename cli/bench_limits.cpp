@@ -57,9 +57,11 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) std::int32_t peak_vnni(st
     __m512i sum[kChains] = {};
     __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-5);
     for (std::uint64_t r = 0; r < rounds; ++r) {
-        asm volatile("" : "+v"(a), "+v"(b));
 #pragma GCC unroll 12
-        for (int c = 0; c < kChains; ++c) sum[c] = _mm512_dpbusd_epi32(sum[c], a, b);
+        for (int c = 0; c < kChains; ++c) {
+            asm volatile("" : "+v"(a), "+v"(b));
+            sum[c] = _mm512_dpbusd_epi32(sum[c], a, b);
+        }
     }
     __m512i all = sum[0];
     for (int c = 1; c < kChains; ++c) all = _mm512_add_epi32(all, sum[c]);
@@ -95,8 +97,10 @@ __attribute__((target("arch=armv8.2-a+dotprod"))) std::int32_t peak_dot(std::uin
     for (int32x4_t& s : sum) s = vdupq_n_s32(0);
     int8x16_t a = vdupq_n_s8(3), b = vdupq_n_s8(-5);
     for (std::uint64_t r = 0; r < rounds; ++r) {
-        asm volatile("" : "+w"(a), "+w"(b));
-        for (int c = 0; c < kChains; ++c) sum[c] = vdotq_s32(sum[c], a, b);
+        for (int c = 0; c < kChains; ++c) {
+            asm volatile("" : "+w"(a), "+w"(b));
+            sum[c] = vdotq_s32(sum[c], a, b);
+        }
     }
     int32x4_t all = sum[0];
     for (int c = 1; c < kChains; ++c) all = vaddq_s32(all, sum[c]);

@@ -88,15 +88,20 @@ void Attention::store(std::uint32_t layer, std::size_t kv_head, float* scratch) 
             break;
         }
         case KvType::kQ8_0: {
-            auto* row = reinterpret_cast<std::int8_t*>(scratch + scales);
+            auto* row = reinterpret_cast<Q8Block*>(scratch); // [scales]
             auto* key_scales = as<std::uint16_t>(keys + kBlockTokens * n);
             auto* value_scales = as<std::uint16_t>(values + kBlockTokens * n);
-            kernels.quantize(key, n, row, scratch);
-            put_column(row, n, as<std::int8_t>(keys) + slot);
-            for (std::size_t i = 0; i < scales; ++i)
-                key_scales[i * kBlockTokens + slot] = f32_to_f16(scratch[i]); // exact: see Kernels::quantize
-            kernels.quantize(value, n, as<std::int8_t>(values) + slot * n, scratch);
-            for (std::size_t i = 0; i < scales; ++i) value_scales[slot * scales + i] = f32_to_f16(scratch[i]);
+            kernels.quantize(key, n, row);
+            for (std::size_t i = 0; i < scales; ++i) {
+                put_column(row[i].q, kQ8Block, as<std::int8_t>(keys) + i * kQ8Block * kBlockTokens + slot);
+                key_scales[i * kBlockTokens + slot] =
+                    f32_to_f16(row[i].scale); // exact: see Kernels::quantize
+            }
+            kernels.quantize(value, n, row);
+            for (std::size_t i = 0; i < scales; ++i) {
+                std::copy_n(row[i].q, kQ8Block, as<std::int8_t>(values) + slot * n + i * kQ8Block);
+                value_scales[slot * scales + i] = f32_to_f16(row[i].scale);
+            }
             break;
         }
         }

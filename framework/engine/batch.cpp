@@ -4,6 +4,7 @@
 
 #include "engine/attention.h"
 #include "engine/forward.h"
+#include "engine/kernels/exact.h"
 
 namespace flex::engine {
 
@@ -55,8 +56,7 @@ Status allocate_all(BatchState& s) {
     w.cos = make.array<float>(T * shape.rope_dims / 2);
     w.sin = make.array<float>(T * shape.rope_dims / 2);
     if (uses(s.model, TensorType::kQ8_0)) {
-        w.input.q8 = make.array<std::int8_t>(T * columns);
-        w.input.q8_scale = make.array<float>(T * columns / 32);
+        w.input.q8 = make.array<Q8Block>(T * columns / kQ8Block);
     }
     if (uses(s.model, TensorType::kF16)) w.input.half = make.array<float>(T * columns);
     if (uses(s.model, TensorType::kBF16)) w.input.bhalf = make.array<float>(T * columns);

@@ -9,6 +9,7 @@
 
 #include "engine/attention.h"
 #include "engine/kernels/exact.h"
+#include "engine/packing.h"
 
 namespace flex::engine {
 
@@ -118,7 +119,8 @@ void ForwardPass::embed() {
     const std::size_t n = shape_.width;
     for_tokens([&](std::size_t t) {
         float* x = w_.x.get() + t * n;
-        const std::byte* row = e.data + n / block_elements(e.type) * block_bytes(e.type) * rows_[t].token;
+        if (e.type == TensorType::kQ8_0) return unpack_row(e.data, rows_[t].token, n, x);
+        const std::byte* row = e.data + n * block_bytes(e.type) * rows_[t].token;
         for (std::size_t i = 0; i < n; ++i) {
             switch (e.type) {
             case TensorType::kF32:
@@ -130,12 +132,8 @@ void ForwardPass::embed() {
             case TensorType::kBF16:
                 x[i] = bf16_to_f32(load_u16(row + 2 * i));
                 break;
-            case TensorType::kQ8_0: {
-                const std::byte* block = row + i / kQ8Block * kQ8BlockBytes;
-                x[i] = f16_to_f32(load_u16(block)) *
-                       static_cast<float>(static_cast<std::int8_t>(block[2 + i % kQ8Block]));
+            case TensorType::kQ8_0:
                 break;
-            }
             }
         }
     });
@@ -255,7 +253,7 @@ void ForwardPass::prepare(const float* x, std::size_t columns, std::size_t t,
         f16 |= m->type == TensorType::kF16;
         bf16 |= m->type == TensorType::kBF16;
     }
-    if (q8) k_.quantize(from, columns, a.q8.get() + t * columns, a.q8_scale.get() + t * (columns / kQ8Block));
+    if (q8) k_.quantize(from, columns, a.q8.get() + t * (columns / kQ8Block));
     if (f16) k_.round_to_f16(from, columns, a.half.get() + t * columns);
     if (bf16) k_.round_to_bf16(from, columns, a.bhalf.get() + t * columns);
 }
@@ -263,8 +261,9 @@ void ForwardPass::prepare(const float* x, std::size_t columns, std::size_t t,
 /// y[count][rows] = x[count][columns] · W^T for each product, all rows of all products shared out among the
 /// threads.
 void ForwardPass::multiply(const float* x, std::size_t count, std::initializer_list<Product> products) {
-    // Long enough runs to amortise the hand-out, short enough to balance; whole panels of 8 rows.
-    const std::size_t run = count == 1 ? 64 : 16;
+    // Long enough runs to amortise the hand-out and to use a token's activations again, short enough to
+    // balance and to stay in a core's L2 cache while all tokens pass; whole panels.
+    const std::size_t run = 4 * kPanelRows;
     std::size_t tasks = 0;
     for (const Product& product : products) tasks += (product.w.rows + run - 1) / run;
     s_.pool.run(tasks, [&](std::size_t task, unsigned thread) {
@@ -284,12 +283,12 @@ void ForwardPass::multiply_rows(const float* x, std::size_t count, const Product
                                 std::size_t rows, std::byte* scratch) {
     const Matrix& m = product.w;
     const Activations& a = w_.input;
-    const std::size_t row_bytes = std::size_t{m.columns} / block_elements(m.type) * block_bytes(m.type);
-    const std::byte* w = m.data + first * row_bytes;
+    const std::byte* w = m.data + (m.type == TensorType::kQ8_0 ? first / kPanelRows * panel_bytes(m.columns)
+                                                               : first * m.columns * block_bytes(m.type));
     float* y = product.y + first;
     switch (m.type) {
     case TensorType::kQ8_0:
-        k_.matmul_q8_0(w, rows, m.columns, a.q8.get(), a.q8_scale.get(), count, y, m.rows, scratch);
+        k_.matmul_q8_0(w, rows, m.columns, a.q8.get(), count, y, m.rows);
         break;
     case TensorType::kF16:
         k_.matmul_f16(w, rows, m.columns, a.half.get(), count, y, m.rows, scratch);

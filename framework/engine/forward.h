@@ -20,9 +20,6 @@
 
 namespace flex::engine {
 
-struct Free {
-    void operator()(void* p) const { std::free(p); }
-};
 template <class T> using Buffer = std::unique_ptr<T[], Free>;
 
 /// 64-byte aligned, not initialised; null when memory is refused.
@@ -33,10 +30,9 @@ template <class T> Buffer<T> allocate(std::uint64_t count) {
 
 /// A vector per token as the matrices want it: [T][columns]. Only the forms that are needed are filled in.
 struct Activations {
-    Buffer<std::int8_t> q8; // [T][columns]
-    Buffer<float> q8_scale; // [T][columns / 32]
-    Buffer<float> half;     // [T][columns], rounded to f16
-    Buffer<float> bhalf;    // [T][columns], rounded to bf16
+    Buffer<Q8Block> q8;  // [T][columns / 32]
+    Buffer<float> half;  // [T][columns], rounded to f16
+    Buffer<float> bhalf; // [T][columns], rounded to bf16
 };
 
 /// Scratch for one pass over T <= BatchOptions::rows tokens. Row-major, one row per token.

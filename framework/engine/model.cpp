@@ -1,6 +1,10 @@
 #include "engine/model.h"
 
+#include <algorithm>
 #include <cmath>
+
+#include "engine/kernels/q8_layout.h"
+#include "engine/packing.h"
 
 namespace flex::engine {
 
@@ -135,10 +139,12 @@ private:
         }
         if (vector && tensor->type != TensorType::kF32)
             return unsupported("tensor '" + name + "' is not F32");
+        const std::uint64_t bytes =
+            tensor->type == TensorType::kQ8_0 ? packed_bytes(rows, columns) : tensor->bytes;
         slot.need = model_.needs_.size();
         model_.need_by_name_.emplace(name, slot.need);
         model_.needs_.push_back(
-            {std::move(name), stage, tensor->type, columns, rows, tensor->bytes, tensor->offset});
+            {std::move(name), stage, tensor->type, columns, rows, bytes, tensor->offset, tensor->bytes});
         model_.slots_.push_back(slot);
         return {};
     }
@@ -261,7 +267,22 @@ Result<Model> Model::from_gguf(const Gguf& gguf, std::span<const std::byte> file
         return fail(ErrorCode::kInvalidArgument, "these are not the bytes that were parsed");
     FLEX_ASSIGN(Model model, plan(gguf));
     for (const TensorNeed& need : model.needs_) {
-        FLEX_TRY(model.bind(need.name, file.subspan(need.file_offset, need.bytes)));
+        const auto stored = file.subspan(need.file_offset, need.file_bytes);
+        if (need.type != TensorType::kQ8_0) {
+            FLEX_TRY(model.bind(need.name, stored));
+            continue;
+        }
+        model.owned_.emplace_back(static_cast<std::byte*>(std::aligned_alloc(64, need.bytes)));
+        if (model.owned_.back() == nullptr) {
+            return fail(ErrorCode::kOutOfMemory,
+                        "no memory for the " + std::to_string(need.bytes) + " bytes of " + need.name);
+        }
+        const std::span packed(model.owned_.back().get(), need.bytes);
+        FLEX_TRY(read_tensor(need, 0, packed, [&](std::uint64_t offset, std::span<std::byte> out) -> Status {
+            std::copy_n(stored.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
+            return {};
+        }));
+        FLEX_TRY(model.bind(need.name, packed));
     }
     return model;
 }
@@ -296,7 +317,9 @@ Status Model::bind(std::string_view name, std::span<const std::byte> bytes) {
                                                      std::to_string(need.bytes) + " bytes, not " +
                                                      std::to_string(bytes.size()));
     }
-    const std::uintptr_t alignment = need.type == TensorType::kF32 ? 4 : 2;
+    const std::uintptr_t alignment = need.type == TensorType::kQ8_0  ? 64
+                                     : need.type == TensorType::kF32 ? 4
+                                                                     : 2;
     if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignment != 0) {
         return fail(ErrorCode::kInvalidArgument, "tensor '" + need.name + "' is not aligned in memory");
     }

@@ -5,6 +5,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -50,13 +52,14 @@ struct TensorNeed {
     std::string name;
     Stage stage = 0;
     TensorType type = TensorType::kF32;
-    std::uint64_t columns = 0;     ///< contiguous dimension: inputs of a matrix, length of a vector
-    std::uint64_t rows = 1;        ///< outputs of a matrix; 1 for a vector
-    std::uint64_t bytes = 0;       ///< exact
+    std::uint64_t columns = 0; ///< contiguous dimension: inputs of a matrix, length of a vector
+    std::uint64_t rows = 1;    ///< outputs of a matrix; 1 for a vector
+    std::uint64_t bytes = 0;   ///< in memory: Q8_0 packed (kernels/q8_layout.h), the others as in the file
     std::uint64_t file_offset = 0; ///< in the GGUF it was planned from
+    std::uint64_t file_bytes = 0;
 };
 
-/// A matrix of weights, row-major, as stored in GGUF: rows x (columns / block) blocks. Not owned.
+/// A matrix of weights: Q8_0 in packed panels (kernels/q8_layout.h), the others row-major. Not owned.
 struct Matrix {
     TensorType type = TensorType::kF32;
     std::uint32_t rows = 0;
@@ -78,6 +81,10 @@ struct LayerWeights {
     Matrix down;                           // [width, ff_width]
 };
 
+struct Free {
+    void operator()(void* p) const { std::free(p); }
+};
+
 /// Shape plus weight pointers. plan() needs only the GGUF header; weights are bound later and stay where they
 /// are (no copy): the caller owns the bytes and keeps them unchanged while they are bound and in use.
 /// Movable. Not synchronised: bind and unbind a stage's tensors only while no session computes that stage
@@ -89,8 +96,9 @@ public:
     /// architecture, key or tensor), kCorrupt.
     static Result<Model> plan(const Gguf& gguf);
 
-    /// plan() and bind every tensor in place in `file` (a whole GGUF file, e.g. mmap'ed, which must outlive
-    /// the model).
+    /// plan() and bind every tensor of `file` (a whole GGUF file, e.g. mmap'ed, which must outlive the
+    /// model): in place, but Q8_0 in packed copies that the model owns. Errors: those of plan(),
+    /// kOutOfMemory.
     static Result<Model> from_gguf(const Gguf& gguf, std::span<const std::byte> file);
 
     [[nodiscard]] const ModelShape& shape() const { return shape_; }
@@ -102,8 +110,8 @@ public:
     /// The tensors of one stage (a part of tensors()).
     [[nodiscard]] std::span<const TensorNeed> tensors(Stage stage) const;
 
-    /// `bytes` must be exactly TensorNeed::bytes long and aligned to 4 (F32) or 2 bytes (the others).
-    /// Errors: kNotFound, kInvalidArgument.
+    /// `bytes` must be exactly TensorNeed::bytes long and aligned to 64 (Q8_0), 4 (F32) or 2 bytes (the
+    /// others). Errors: kNotFound, kInvalidArgument.
     Status bind(std::string_view name, std::span<const std::byte> bytes);
     /// Forgets the pointers of a stage, so that computing it is refused until it is bound again.
     void unbind(Stage stage);
@@ -143,6 +151,7 @@ private:
     const float* output_norm_ = nullptr;
     const float* rope_factors_ = nullptr;
     bool has_rope_factors_ = false;
+    std::vector<std::unique_ptr<std::byte[], Free>> owned_; // packed copies, see from_gguf()
 };
 
 /// Lets weights arrive while the model computes. A session calls acquire(s) before it touches stage s and

@@ -277,7 +277,8 @@ Result<std::uint64_t> prefix_bytes(Bytes header, std::uint64_t file_bytes) {
     const auto bytes = from.number<std::uint32_t>();
     if (format != kFormatVersion) {
         return fail(ErrorCode::kUnsupported, "package format " + std::to_string(format) +
-                                                 " is not known here (only 1 is); seal it again");
+                                                 " is not known here (only " +
+                                                 std::to_string(kFormatVersion) + " is); seal it again");
     }
     if (bytes < kFixedBytes || bytes > kMaxManifestBytes) {
         return corrupt("a manifest of " + std::to_string(bytes) + " bytes");

@@ -17,7 +17,7 @@
 
 namespace flex::package {
 
-inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr std::uint32_t kFormatVersion = 2;
 inline constexpr std::uint64_t kAlignment = 4096; ///< of chunks, in the file and in memory
 inline constexpr std::uint64_t kTensorAlignment = 64;
 inline constexpr std::uint32_t kMinChunkBytes = 64u << 10;

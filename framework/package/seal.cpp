@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/model.h"
+#include "engine/packing.h"
 #include "package/package.h"
 #include "port/files.h"
 #include "tokenizer/tokenizer.h"
@@ -110,8 +111,11 @@ Status read_stage(const port::File& source, const engine::Model& model, const La
         const std::uint64_t begin = std::max(at, place.offset);
         const std::uint64_t end = std::min(at + out.size(), place.offset + place.bytes);
         if (begin >= end) continue;
+        const auto read = [&](std::uint64_t offset, std::span<std::byte> to) {
+            return source.read(needs[i].file_offset + offset, to);
+        };
         FLEX_TRY(
-            source.read(needs[i].file_offset + (begin - place.offset), out.subspan(begin - at, end - begin)));
+            engine::read_tensor(needs[i], begin - place.offset, out.subspan(begin - at, end - begin), read));
     }
     return {};
 }

@@ -5,6 +5,7 @@
 
 #include "engine/gguf.h"
 #include "engine/model.h"
+#include "engine/packing.h"
 
 namespace flex::pipeline {
 namespace {
@@ -38,7 +39,7 @@ private:
     SourceInfo info_;
 };
 
-/// Reads tensors to the places a package would have given them.
+/// Reads tensors, packed, to the places a package would have given them.
 class GgufSource final : public WeightSource {
 public:
     GgufSource(port::Port& port, port::MappedFile file, std::string name, std::vector<std::byte> chat_form)
@@ -66,7 +67,7 @@ public:
             end =
                 (end + package::kTensorAlignment - 1) / package::kTensorAlignment * package::kTensorAlignment;
             metadata.places.push_back({need.name, need.stage, end, need.bytes});
-            file_offsets_.push_back(need.file_offset);
+            needs_.push_back(need);
             end += need.bytes;
         }
         places_ = metadata.places;
@@ -80,8 +81,11 @@ public:
         const auto allocated = now();
         for (std::size_t i = 0; i < places_.size(); ++i) {
             if (places_[i].stage != stage) continue;
-            FLEX_TRY(file_.file().read(file_offsets_[i],
-                                       buffer.bytes().subspan(places_[i].offset, places_[i].bytes)));
+            const auto read = [&](std::uint64_t offset, std::span<std::byte> to) {
+                return file_.file().read(needs_[i].file_offset + offset, to);
+            };
+            FLEX_TRY(engine::read_tensor(needs_[i], 0,
+                                         buffer.bytes().subspan(places_[i].offset, places_[i].bytes), read));
         }
         times.allocate_ns += allocated - begin;
         times.load_ns += now() - allocated;
@@ -98,7 +102,7 @@ private:
     std::vector<std::byte> chat_form_;
     SourceInfo info_;
     std::vector<package::TensorPlace> places_;
-    std::vector<std::uint64_t> file_offsets_; // parallel to places_
+    std::vector<engine::TensorNeed> needs_; // parallel to places_
     std::vector<std::uint64_t> stage_bytes_;
 };
 

@@ -8,6 +8,7 @@
 #include <functional>
 
 #include "engine/model.h"
+#include "engine/tests/packed_copy.h"
 #include "package/seal.h"
 #include "temporary_folder.h"
 
@@ -117,8 +118,9 @@ TEST_P(CipherTest, what_was_sealed_comes_back_byte_for_byte) {
             EXPECT_EQ(place.name, need.name);
             EXPECT_EQ(place.stage, stage);
             EXPECT_EQ(place.offset % kTensorAlignment, 0u);
+            const auto packed = engine::testing::packed_copy(need, source);
             EXPECT_TRUE(std::ranges::equal(buffer.bytes().subspan(place.offset, place.bytes),
-                                           std::span(source).subspan(need.file_offset, need.bytes)))
+                                           std::span(packed.get(), need.bytes)))
                 << need.name;
         }
     }

@@ -262,28 +262,34 @@ void softmax(float* x, std::size_t n) {
     for (; i < n; ++i) x[i] *= inverse;
 }
 
+/// Everything but Q8_0 products is the same with and without AVX-512: the memory is the limit there.
+constexpr Kernels table(const char* name, decltype(Kernels::matmul_q8_0) matmul_q8_0) {
+    return {
+        .name = name,
+        .quantize = avx2_quantize,
+        .round_to_f16 = round_to_f16,
+        .round_to_bf16 = round_to_bf16,
+        .matmul_q8_0 = matmul_q8_0,
+        .matmul_f16 = matmul_f16,
+        .matmul_bf16 = matmul_bf16,
+        .matmul_f32 = matmul_f32,
+        .rms_norm = rms_norm,
+        .add = add,
+        .silu_multiply = silu_multiply,
+        .scores = scores,
+        .softmax = softmax,
+        .narrow_f16 = avx2_narrow_f16,
+        .widen_f16 = avx2_widen_f16,
+        .widen_q8 = avx2_widen_q8,
+        .widen_q8_columns = avx2_widen_q8_columns,
+        .block_scores = avx2_block_scores,
+        .add_weighted = avx2_add_weighted,
+    };
+}
+
 } // namespace
 
-constinit const Kernels kAvx2Kernels = {
-    .name = "avx2",
-    .quantize = avx2_quantize,
-    .round_to_f16 = round_to_f16,
-    .round_to_bf16 = round_to_bf16,
-    .matmul_q8_0 = avx2_matmul_q8_0,
-    .matmul_f16 = matmul_f16,
-    .matmul_bf16 = matmul_bf16,
-    .matmul_f32 = matmul_f32,
-    .rms_norm = rms_norm,
-    .add = add,
-    .silu_multiply = silu_multiply,
-    .scores = scores,
-    .softmax = softmax,
-    .narrow_f16 = avx2_narrow_f16,
-    .widen_f16 = avx2_widen_f16,
-    .widen_q8 = avx2_widen_q8,
-    .widen_q8_columns = avx2_widen_q8_columns,
-    .block_scores = avx2_block_scores,
-    .add_weighted = avx2_add_weighted,
-};
+constinit const Kernels kAvx2Kernels = table("avx2", avx2_matmul_q8_0);
+constinit const Kernels kAvx512Kernels = table("avx512-vnni", avx512_matmul_q8_0);
 
 } // namespace flex::engine

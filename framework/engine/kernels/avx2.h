@@ -4,13 +4,13 @@
 #include <immintrin.h>
 
 #include "engine/kernels/exact.h"
+#include "engine/kernels/q8_layout.h"
 
 namespace flex::engine {
 
-void avx2_quantize(const float* x, std::size_t n, std::int8_t* q, float* scale);
-void avx2_matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q,
-                      const float* scale, std::size_t tokens, float* y, std::size_t y_stride,
-                      std::byte* scratch);
+void avx2_quantize(const float* x, std::size_t n, Q8Block* out);
+void avx2_matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const Q8Block* x,
+                      std::size_t tokens, float* y, std::size_t y_stride);
 
 namespace {
 

@@ -20,6 +20,8 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/kernels/q8_layout.h"
+
 namespace flex::engine {
 
 /// The pointers may have any alignment that their type needs, and no two of them overlap unless said so. No
@@ -30,18 +32,18 @@ struct Kernels {
 
     /// Activations for Q8_0 products, n a multiple of 32: per block of 32, amax = largest |x|,
     /// scale = f16(amax / 127) kept as f32, q = round-half-even(x * (127 / amax)); a scale of 0 gives q = 0.
-    void (*quantize)(const float* x, std::size_t n, std::int8_t* q, float* scale);
+    void (*quantize)(const float* x, std::size_t n, Q8Block* out);
     /// y = x rounded to f16 / bf16 precision, half to even, kept as f32. In place allowed.
     void (*round_to_f16)(const float* x, std::size_t n, float* y);
     void (*round_to_bf16)(const float* x, std::size_t n, float* y);
 
     /// y[t * y_stride + r] = row r of w · token t, for r in [0, rows), t in [0, tokens).
-    /// w: [rows][columns / 32] blocks of 34 bytes (f16 scale, 32 int8), 2-byte aligned; q: [tokens][columns];
-    /// scale: [tokens][columns / 32]; scratch: scratch_bytes(columns), 64-byte aligned.
-    void (*matmul_q8_0)(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q,
-                        const float* scale, std::size_t tokens, float* y, std::size_t y_stride,
-                        std::byte* scratch);
-    /// The same for float weights and x: [tokens][columns].
+    /// w: panels of 16 rows as q8_layout.h has them, 64-byte aligned (so a part begins at a multiple of 16
+    /// rows); x: [tokens][columns / 32].
+    void (*matmul_q8_0)(const std::byte* w, std::size_t rows, std::size_t columns, const Q8Block* x,
+                        std::size_t tokens, float* y, std::size_t y_stride);
+    /// The same for row-major float weights [rows][columns] and x: [tokens][columns]; scratch:
+    /// scratch_bytes(columns), 64-byte aligned.
     void (*matmul_f16)(const std::byte* w, std::size_t rows, std::size_t columns, const float* x,
                        std::size_t tokens, float* y, std::size_t y_stride, std::byte* scratch);
     void (*matmul_bf16)(const std::byte* w, std::size_t rows, std::size_t columns, const float* x,

@@ -147,20 +147,39 @@ void round_to_bf16(const float* x, std::size_t n, float* y) {
 
 // ---- Q8_0 ----
 
-/// |w| <= 128 and |x| <= 127: two products fit in 16 bits (32512), so the second half can be added before
-/// widening.
-struct MultiplyBlock {
-    static int32x4_t products(int8x16_t w_low, int8x16_t w_high, int8x16_t x_low, int8x16_t x_high) {
-        const int16x8_t low = vmlal_high_s8(vmull_s8(vget_low_s8(w_low), vget_low_s8(x_low)), w_low, x_low);
-        const int16x8_t high =
-            vmlal_high_s8(vmull_s8(vget_low_s8(w_high), vget_low_s8(x_high)), w_high, x_high);
-        return vpadalq_s16(vpaddlq_s16(low), high);
+/// |w| <= 128 and |x| <= 127: two products fit in 16 bits (32512), so that of a second group can be added
+/// before widening.
+struct Multiply {
+    template <int T>
+    static inline void sums(const std::byte* w, const Q8Block* x, std::size_t stride, int32x4_t sum[T][2]) {
+        int32x4_t part[T][2][2]; // [token][quad]: halves of rows 0 and 1, of rows 2 and 3
+        for (int t = 0; t < T; ++t) {
+            for (int quad = 0; quad < 2; ++quad) part[t][quad][0] = part[t][quad][1] = vdupq_n_s32(0);
+        }
+        for (int g = 0; g < 8; g += 2) {
+            for (int quad = 0; quad < 2; ++quad) {
+                const int8x16_t w0 = group_of(w, g, quad), w1 = group_of(w, g + 1, quad);
+                for (int t = 0; t < T; ++t) {
+                    const int8x16_t q0 = broadcast_four(x[t * stride].q + 4 * g);
+                    const int8x16_t q1 = broadcast_four(x[t * stride].q + 4 * g + 4);
+                    const int16x8_t low = vmlal_s8(vmull_s8(vget_low_s8(w0), vget_low_s8(q0)),
+                                                   vget_low_s8(w1), vget_low_s8(q1));
+                    const int16x8_t high = vmlal_high_s8(vmull_high_s8(w0, q0), w1, q1);
+                    part[t][quad][0] = vpadalq_s16(part[t][quad][0], low);
+                    part[t][quad][1] = vpadalq_s16(part[t][quad][1], high);
+                }
+            }
+        }
+        for (int t = 0; t < T; ++t) {
+            for (int quad = 0; quad < 2; ++quad)
+                sum[t][quad] = vpaddq_s32(part[t][quad][0], part[t][quad][1]);
+        }
     }
 };
 
-void quantize(const float* x, std::size_t n, std::int8_t* q, float* scale) {
+void quantize(const float* x, std::size_t n, Q8Block* out) {
     const F4 low = vdupq_n_f32(-127.0F), high = vdupq_n_f32(127.0F);
-    for (std::size_t b = 0; b < n / kQ8Block; ++b, x += kQ8Block, q += kQ8Block) {
+    for (std::size_t b = 0; b < n / kQ8Block; ++b, x += kQ8Block) {
         F4 v[8], most = vdupq_n_f32(0);
         for (int i = 0; i < 8; ++i) {
             v[i] = vld1q_f32(x + 4 * i);
@@ -168,8 +187,9 @@ void quantize(const float* x, std::size_t n, std::int8_t* q, float* scale) {
         }
         const float amax = vmaxnmvq_f32(most);
         const float d = amax / 127.0F;
-        scale[b] = f16_to_f32(f32_to_f16(d));
+        out[b].scale = f16_to_f32(f32_to_f16(d));
         const float inverse = d > kTinyScale ? 127.0F / amax : 0.0F;
+        std::int32_t sum = 0;
         for (int i = 0; i < 8; i += 4) {
             int16x4_t whole[4];
             for (int j = 0; j < 4; ++j) {
@@ -178,8 +198,10 @@ void quantize(const float* x, std::size_t n, std::int8_t* q, float* scale) {
             }
             const int8x8_t first = vmovn_s16(vcombine_s16(whole[0], whole[1]));
             const int8x8_t second = vmovn_s16(vcombine_s16(whole[2], whole[3]));
-            vst1q_s8(q + 4 * i, vcombine_s8(first, second));
+            vst1q_s8(out[b].q + 4 * i, vcombine_s8(first, second));
+            sum += vaddlvq_s8(vcombine_s8(first, second));
         }
+        out[b].offset = -128 * sum;
     }
 }
 
@@ -267,7 +289,7 @@ constexpr Kernels kTable = {
     .quantize = quantize,
     .round_to_f16 = round_to_f16,
     .round_to_bf16 = round_to_bf16,
-    .matmul_q8_0 = neon_matmul_q8_0<MultiplyBlock>,
+    .matmul_q8_0 = neon_matmul_q8_0<Multiply>,
     .matmul_f16 = matmul_f16,
     .matmul_bf16 = matmul_bf16,
     .matmul_f32 = matmul_f32,
@@ -284,15 +306,17 @@ constexpr Kernels kTable = {
     .add_weighted = neon_add_weighted,
 };
 
-constexpr Kernels with_dotprod(Kernels table) {
-    table.name = "neon-dotprod";
-    table.matmul_q8_0 = neon_dotprod_matmul_q8_0;
+constexpr Kernels with(const char* name, decltype(Kernels::matmul_q8_0) matmul_q8_0) {
+    Kernels table = kTable;
+    table.name = name;
+    table.matmul_q8_0 = matmul_q8_0;
     return table;
 }
 
 } // namespace
 
 constinit const Kernels kNeonKernels = kTable;
-constinit const Kernels kNeonDotprodKernels = with_dotprod(kTable);
+constinit const Kernels kNeonDotprodKernels = with("neon-dotprod", neon_dotprod_matmul_q8_0);
+constinit const Kernels kNeonI8mmKernels = with("neon-i8mm", neon_i8mm_matmul_q8_0);
 
 } // namespace flex::engine

@@ -1,89 +1,95 @@
-// Q8_0 products for NEON, once for every Armv8-A and once with FEAT_DotProd: the including file says how 16
-// products are added up in groups of four. Included by exactly one .cpp per variant, with everything in its
-// unnamed namespace.
+// Q8_0 products for NEON: once for every Armv8-A, once with FEAT_DotProd, once with FEAT_I8MM. The including
+// file says how a block of half a panel and some tokens are multiplied and summed. Included by exactly one
+// .cpp per variant, with everything in its unnamed namespace.
 #pragma once
 
 #include <arm_neon.h>
 
 #include "engine/kernels/exact.h"
+#include "engine/kernels/q8_layout.h"
 
 namespace flex::engine {
 
-/// In neon_dotprod.cpp; needs FEAT_DotProd.
-void neon_dotprod_matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q,
-                              const float* scale, std::size_t tokens, float* y, std::size_t y_stride,
-                              std::byte* scratch);
+/// In neon_dotprod.cpp and neon_i8mm.cpp; they need FEAT_DotProd, and FEAT_I8MM too.
+void neon_dotprod_matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const Q8Block* x,
+                              std::size_t tokens, float* y, std::size_t y_stride);
+void neon_i8mm_matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const Q8Block* x,
+                           std::size_t tokens, float* y, std::size_t y_stride);
 
 namespace {
 
-inline const std::int8_t* values_of(const std::byte* block) {
-    return reinterpret_cast<const std::int8_t*>(block + 2);
+/// Weights of group g of a block, rows 4 * quad to 4 * quad + 3 of the half panel that `w` points into.
+[[maybe_unused]] inline int8x16_t group_of(const std::byte* w, int g, int quad) {
+    return vld1q_s8(reinterpret_cast<const std::int8_t*>(w + 64 * g + 16 * quad));
 }
 
-/// The f16 scales of block `offset` of R rows times the activation's scale; missing rows give 0.
-template <int R> inline float32x4_t factors(const std::byte* const row[R], std::size_t offset, float scale) {
-    std::uint16_t half[4] = {};
-    for (int r = 0; r < R; ++r) half[r] = load_u16(row[r] + offset);
-    const float32x4_t wide = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(half)));
-    return vmulq_n_f32(wide, scale);
+/// Four activations in every lane.
+[[maybe_unused]] inline int8x16_t broadcast_four(const std::int8_t* q) {
+    std::int32_t four;
+    std::memcpy(&four, q, sizeof four);
+    return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
 
-/// R <= 4 rows of w times T tokens, straight from the file's layout. Lane = row in the accumulators.
-template <class Block, int R, int T>
-inline void q8_tile(const std::byte* w, std::size_t blocks, const std::int8_t* q, const float* scale,
-                    float* y, std::size_t y_stride) {
-    const std::size_t columns = blocks * kQ8Block;
-    const std::byte* row[R];
-    for (int r = 0; r < R; ++r) row[r] = w + r * blocks * kQ8BlockBytes;
-    float32x4_t acc[T], other[T]; // acc takes the coming block: even and odd ones in turn
-    for (int t = 0; t < T; ++t) acc[t] = other[t] = vdupq_n_f32(0);
-    for (std::size_t b = 0; b < blocks; ++b) {
-        const std::size_t offset = b * kQ8BlockBytes;
-        int8x16_t low[R], high[R];
-        for (int r = 0; r < R; ++r) {
-            low[r] = vld1q_s8(values_of(row[r] + offset));
-            high[r] = vld1q_s8(values_of(row[r] + offset) + 16);
-        }
-        for (int t = 0; t < T; ++t) {
-            const std::int8_t* x = q + t * columns + b * kQ8Block;
-            const int8x16_t x_low = vld1q_s8(x), x_high = vld1q_s8(x + 16);
-            int32x4_t sums[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-            for (int r = 0; r < R; ++r) sums[r] = Block::products(low[r], high[r], x_low, x_high);
-            const int32x4_t by_row = vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
-            const float32x4_t next =
-                vfmaq_f32(acc[t], vcvtq_f32_s32(by_row), factors<R>(row, offset, scale[t * blocks + b]));
-            acc[t] = other[t];
-            other[t] = next;
-        }
-    }
+/// Adds one block: acc += sums * (scales of the rows * scale of the token). Lane = row.
+template <int T>
+inline void add_block(const std::byte* scales, const Q8Block* x, std::size_t stride,
+                      const int32x4_t sum[T][2], float32x4_t acc[T][2]) {
+    const auto* halves = reinterpret_cast<const std::uint16_t*>(scales);
+    const float32x4_t d[2] = {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves))),
+                              vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves + 4)))};
     for (int t = 0; t < T; ++t) {
-        float out[4];
-        vst1q_f32(out, vaddq_f32(acc[t], other[t]));
-        for (int r = 0; r < R; ++r) y[t * y_stride + r] = out[r];
+        for (int quad = 0; quad < 2; ++quad) {
+            acc[t][quad] = vfmaq_f32(acc[t][quad], vcvtq_f32_s32(sum[t][quad]),
+                                     vmulq_n_f32(d[quad], x[t * stride].scale));
+        }
     }
 }
 
-template <class Block>
-void neon_matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q,
-                      const float* scale, std::size_t tokens, float* y, std::size_t y_stride, std::byte*) {
-    const std::size_t blocks = columns / kQ8Block, row_bytes = blocks * kQ8BlockBytes;
-    std::size_t r = 0;
-    for (; r + 4 <= rows; r += 4) {
-        std::size_t t = 0;
-        for (; t + 2 <= tokens; t += 2) {
-            q8_tile<Block, 4, 2>(w + r * row_bytes, blocks, q + t * columns, scale + t * blocks,
-                                 y + t * y_stride + r, y_stride);
-        }
-        if (t < tokens) {
-            q8_tile<Block, 4, 1>(w + r * row_bytes, blocks, q + t * columns, scale + t * blocks,
-                                 y + t * y_stride + r, y_stride);
-        }
+/// Half a panel (8 rows, of which `rows` are there) times T tokens.
+template <class Variant, int T>
+void half_tile(const std::byte* panel, std::size_t half, std::size_t rows, std::size_t blocks,
+               const Q8Block* x, float* y, std::size_t y_stride) {
+    float32x4_t acc[2][T][2]; // of even and of odd blocks
+    for (int t = 0; t < T; ++t) {
+        for (int quad = 0; quad < 2; ++quad) acc[0][t][quad] = acc[1][t][quad] = vdupq_n_f32(0);
     }
-    for (; r < rows; ++r) {
-        for (std::size_t t = 0; t < tokens; ++t) {
-            q8_tile<Block, 1, 1>(w + r * row_bytes, blocks, q + t * columns, scale + t * blocks,
-                                 y + t * y_stride + r, y_stride);
+    const auto add = [&](std::size_t parity, std::size_t b) __attribute__((always_inline)) {
+        int32x4_t sum[T][2];
+        Variant::template sums<T>(panel + panel_weights(parity) + 32 * half, x + b, blocks, sum);
+        add_block<T>(panel + panel_scales(parity) + 16 * half, x + b, blocks, sum, acc[parity]);
+    };
+    std::size_t b = 0;
+    for (; b + 2 <= blocks; b += 2, panel += kPanelPairBytes) {
+        add(0, b);
+        add(1, b + 1);
+    }
+    if (b < blocks) add(0, b);
+    for (int t = 0; t < T; ++t) {
+        float out[8];
+        for (int quad = 0; quad < 2; ++quad)
+            vst1q_f32(out + 4 * quad, vaddq_f32(acc[0][t][quad], acc[1][t][quad]));
+        std::memcpy(y + t * y_stride, out, (rows < 8 ? rows : 8) * sizeof(float));
+    }
+}
+
+template <class Variant, int T>
+void tile(const std::byte* panel, std::size_t rows, std::size_t blocks, const Q8Block* x, float* y,
+          std::size_t y_stride) {
+    half_tile<Variant, T>(panel, 0, rows, blocks, x, y, y_stride);
+    if (rows > 8) half_tile<Variant, T>(panel, 1, rows - 8, blocks, x, y + 8, y_stride);
+}
+
+template <class Variant>
+void neon_matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const Q8Block* x,
+                      std::size_t tokens, float* y, std::size_t y_stride) {
+    const std::size_t blocks = columns / kQ8Block, bytes = panel_bytes(columns);
+    for (std::size_t t = 0; t < tokens;) {
+        const std::size_t left = tokens - t, some = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        const auto run = some == 4 ? tile<Variant, 4> : some == 2 ? tile<Variant, 2> : tile<Variant, 1>;
+        for (std::size_t r = 0; r < rows; r += kPanelRows) {
+            run(w + r / kPanelRows * bytes, rows - r, blocks, x + t * blocks, y + t * y_stride + r, y_stride);
         }
+        t += some;
     }
 }
 

@@ -24,19 +24,21 @@ template <class LoadA> float dot(const LoadA& a, const float* b, std::size_t n) 
     return reduce(lane);
 }
 
-void quantize(const float* x, std::size_t n, std::int8_t* q, float* scale) {
-    for (std::size_t b = 0; b < n / kQ8Block; ++b, x += kQ8Block, q += kQ8Block) {
+void quantize(const float* x, std::size_t n, Q8Block* out) {
+    for (std::size_t b = 0; b < n / kQ8Block; ++b, x += kQ8Block) {
         float amax = 0;
         for (std::size_t i = 0; i < kQ8Block; ++i) amax = std::fabs(x[i]) > amax ? std::fabs(x[i]) : amax;
         const float d = amax / 127.0F;
-        scale[b] = f16_to_f32(f32_to_f16(d));
+        out[b].scale = f16_to_f32(f32_to_f16(d));
+        out[b].offset = 0;
         const float inverse = d > kTinyScale ? 127.0F / amax : 0.0F;
         for (std::size_t i = 0; i < kQ8Block; ++i) {
             float v = x[i] * inverse;
             v = v > -127.0F ? v : -127.0F; // also NaN
             v = v < 127.0F ? v : 127.0F;
-            q[i] = static_cast<std::int8_t>(
-                static_cast<std::int32_t>(bits_of(v + kRoundMagic) - kRoundMagicBits));
+            const auto whole = static_cast<std::int32_t>(bits_of(v + kRoundMagic) - kRoundMagicBits);
+            out[b].q[i] = static_cast<std::int8_t>(whole);
+            out[b].offset -= 128 * whole;
         }
     }
 }
@@ -49,26 +51,27 @@ void round_to_bf16(const float* x, std::size_t n, float* y) {
     for (std::size_t i = 0; i < n; ++i) y[i] = round_bf16(x[i]);
 }
 
-float dot_q8_0(const std::byte* row, std::size_t columns, const std::int8_t* q, const float* scale) {
+/// Row r of a panel times one token.
+float dot_q8_0(const std::byte* panel, std::size_t r, std::size_t blocks, const Q8Block* x) {
     float acc[2] = {};
-    for (std::size_t b = 0; b < columns / kQ8Block; ++b) {
-        const std::byte* block = row + b * kQ8BlockBytes;
+    for (std::size_t b = 0; b < blocks; ++b) {
+        const std::byte* weights = panel + panel_weights(b);
         std::int32_t sum = 0;
-        for (std::size_t i = 0; i < kQ8Block; ++i) {
-            sum += static_cast<std::int8_t>(block[2 + i]) * q[b * kQ8Block + i];
-        }
-        acc[b % 2] = exact_fma(static_cast<float>(sum), f16_to_f32(load_u16(block)) * scale[b], acc[b % 2]);
+        for (std::size_t i = 0; i < kQ8Block; ++i)
+            sum += static_cast<std::int8_t>(weights[(i / 4 * kPanelRows + r) * 4 + i % 4]) * x[b].q[i];
+        const float factor = f16_to_f32(load_u16(panel + panel_scales(b) + 2 * r)) * x[b].scale;
+        acc[b % 2] = exact_fma(static_cast<float>(sum), factor, acc[b % 2]);
     }
     return acc[0] + acc[1];
 }
 
-void matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const std::int8_t* q,
-                 const float* scale, std::size_t tokens, float* y, std::size_t y_stride, std::byte*) {
+void matmul_q8_0(const std::byte* w, std::size_t rows, std::size_t columns, const Q8Block* x,
+                 std::size_t tokens, float* y, std::size_t y_stride) {
     const std::size_t blocks = columns / kQ8Block;
     for (std::size_t t = 0; t < tokens; ++t) {
         for (std::size_t r = 0; r < rows; ++r) {
             y[t * y_stride + r] =
-                dot_q8_0(w + r * blocks * kQ8BlockBytes, columns, q + t * columns, scale + t * blocks);
+                dot_q8_0(w + r / kPanelRows * panel_bytes(columns), r % kPanelRows, blocks, x + t * blocks);
         }
     }
 }

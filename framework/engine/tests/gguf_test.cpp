@@ -236,7 +236,7 @@ TEST(Gguf, random_damage_ends_in_an_error_or_a_model_within_the_file) {
             continue;
         }
         for (const TensorNeed& need : model->tensors()) {
-            ASSERT_LE(need.file_offset + need.bytes, bytes.size());
+            ASSERT_LE(need.file_offset + need.file_bytes, bytes.size());
         }
     }
 }

@@ -9,6 +9,7 @@
 
 #include "engine/forward.h"
 #include "engine/kernels/exact.h"
+#include "engine/packing.h"
 
 namespace flex::engine {
 namespace {
@@ -64,44 +65,55 @@ INSTANTIATE_TEST_SUITE_P(Kernels, EveryTable, ::testing::ValuesIn(available_kern
     return name;
 });
 
+/// A Q8_0 matrix as files have it and as kernels have it, and activations.
 struct Q8Input {
-    std::vector<std::byte> w;
-    std::vector<std::int8_t> q;
-    Floats scale;
+    std::vector<std::byte> stored;
+    Buffer<std::byte> packed;
+    std::vector<Q8Block> x;
 };
+
+Buffer<std::byte> pack(const std::vector<std::byte>& stored, std::size_t rows, std::size_t columns) {
+    auto packed = allocate<std::byte>(packed_bytes(rows, columns));
+    for (std::size_t r = 0; r < rows; r += kPanelRows) {
+        pack_panel(stored.data() + r * (columns / 32 * 34), std::min(kPanelRows, rows - r), columns,
+                   packed.get() + r / kPanelRows * panel_bytes(columns));
+    }
+    return packed;
+}
 
 Q8Input q8_input(Random& random, std::size_t rows, std::size_t columns, std::size_t tokens, bool extreme) {
     Q8Input in;
     for (std::size_t block = 0; block < rows * columns / 32; ++block) {
         const std::uint16_t d = extreme ? static_cast<std::uint16_t>(random.word() % 0x7c00)
                                         : f32_to_f16(0.01F * random.number());
-        in.w.push_back(static_cast<std::byte>(d & 0xff));
-        in.w.push_back(static_cast<std::byte>(d >> 8));
+        in.stored.push_back(static_cast<std::byte>(d & 0xff));
+        in.stored.push_back(static_cast<std::byte>(d >> 8));
         for (int i = 0; i < 32; ++i)
-            in.w.push_back(static_cast<std::byte>(extreme && random.below(2) ? 0x80 : random.word()));
+            in.stored.push_back(static_cast<std::byte>(extreme && random.below(2) ? 0x80 : random.word()));
     }
-    for (std::size_t i = 0; i < tokens * columns; ++i) {
-        const int value = static_cast<int>(random.below(255)) - 127;
-        in.q.push_back(
-            static_cast<std::int8_t>(extreme && random.below(2) ? (random.below(2) ? 127 : -127) : value));
+    in.packed = pack(in.stored, rows, columns);
+    for (std::size_t i = 0; i < tokens * columns / 32; ++i) {
+        Q8Block block{{}, random.number(), 0};
+        for (std::int8_t& q : block.q) {
+            const int value = static_cast<int>(random.below(255)) - 127;
+            q = static_cast<std::int8_t>(extreme && random.below(2) ? (random.below(2) ? 127 : -127) : value);
+            block.offset -= 128 * q;
+        }
+        in.x.push_back(block);
     }
-    in.scale = random.numbers(tokens * columns / 32);
     return in;
 }
 
 TEST_P(EveryTable, multiplies_q8_0_like_the_reference) {
     Random random(1);
-    for (int round = 0; round < 300; ++round) {
-        const std::size_t rows = 1 + random.below(21), columns = 32 * (1 + random.below(9)),
-                          tokens = 1 + random.below(11);
+    for (int round = 0; round < 400; ++round) {
+        const std::size_t rows = 1 + random.below(40), columns = 32 * (1 + random.below(9)),
+                          tokens = 1 + random.below(19);
         const Q8Input in = q8_input(random, rows, columns, tokens, round % 3 == 0);
         const std::size_t stride = rows + random.below(5);
         Floats expected(tokens * stride, -1.0F), got = expected;
-        const auto scratch = allocate<std::byte>(scratch_bytes(columns));
-        reference.matmul_q8_0(in.w.data(), rows, columns, in.q.data(), in.scale.data(), tokens,
-                              expected.data(), stride, scratch.get());
-        table.matmul_q8_0(in.w.data(), rows, columns, in.q.data(), in.scale.data(), tokens, got.data(),
-                          stride, scratch.get());
+        reference.matmul_q8_0(in.packed.get(), rows, columns, in.x.data(), tokens, expected.data(), stride);
+        table.matmul_q8_0(in.packed.get(), rows, columns, in.x.data(), tokens, got.data(), stride);
         ASSERT_TRUE(same_bits(expected, got))
             << rows << " rows, " << columns << " columns, " << tokens << " tokens";
     }
@@ -110,18 +122,18 @@ TEST_P(EveryTable, multiplies_q8_0_like_the_reference) {
 TEST_P(EveryTable, multiplies_the_largest_bytes_without_saturating) {
     for (const int weight : {-128, -127, 127}) {
         for (const int activation : {-127, 127}) {
-            const std::size_t columns = 64, rows = 9, tokens = 5;
-            std::vector<std::byte> w;
+            const std::size_t columns = 64, rows = 17, tokens = 9;
+            std::vector<std::byte> stored;
             for (std::size_t block = 0; block < rows * 2; ++block) {
-                w.insert(w.end(), {std::byte{0x00}, std::byte{0x3c}}); // f16 1.0
-                w.insert(w.end(), 32, static_cast<std::byte>(weight));
+                stored.insert(stored.end(), {std::byte{0x00}, std::byte{0x3c}}); // f16 1.0
+                stored.insert(stored.end(), 32, static_cast<std::byte>(weight));
             }
-            const std::vector<std::int8_t> q(tokens * columns, static_cast<std::int8_t>(activation));
-            const Floats scale(tokens * 2, 1.0F);
+            Q8Block block{{}, 1.0F, -128 * 32 * activation};
+            std::fill_n(block.q, 32, static_cast<std::int8_t>(activation));
+            const std::vector<Q8Block> x(tokens * 2, block);
             Floats y(tokens * rows);
-            const auto scratch = allocate<std::byte>(scratch_bytes(columns));
-            table.matmul_q8_0(w.data(), rows, columns, q.data(), scale.data(), tokens, y.data(), rows,
-                              scratch.get());
+            table.matmul_q8_0(pack(stored, rows, columns).get(), rows, columns, x.data(), tokens, y.data(),
+                              rows);
             for (const float value : y) EXPECT_EQ(value, static_cast<float>(weight * activation * 64));
         }
     }
@@ -170,12 +182,10 @@ TEST_P(EveryTable, quantizes_like_the_reference) {
                 x[i] = (static_cast<float>(random.below(253)) - 126.0F) / 2.0F;
             x[0] = 127.0F;
         }
-        std::vector<std::int8_t> expected(n), got(n);
-        Floats expected_scale(n / 32), got_scale(n / 32);
-        reference.quantize(x.data(), n, expected.data(), expected_scale.data());
-        table.quantize(x.data(), n, got.data(), got_scale.data());
-        ASSERT_EQ(expected, got);
-        ASSERT_TRUE(same_bits(expected_scale, got_scale));
+        std::vector<Q8Block> expected(n / 32), got(n / 32);
+        reference.quantize(x.data(), n, expected.data());
+        table.quantize(x.data(), n, got.data());
+        ASSERT_EQ(std::memcmp(expected.data(), got.data(), n / 32 * sizeof(Q8Block)), 0);
     }
 }
 
@@ -185,10 +195,9 @@ TEST_P(EveryTable, keeps_quantized_values_within_127_even_for_nan_and_infinity) 
         Floats x = random.numbers(32);
         x[random.below(32)] = std::nanf("");
         x[random.below(32)] = round % 2 ? INFINITY : -INFINITY;
-        std::int8_t q[32];
-        float scale;
-        table.quantize(x.data(), 32, q, &scale);
-        for (const int value : q) EXPECT_GE(value, -127);
+        Q8Block block;
+        table.quantize(x.data(), 32, &block);
+        for (const int value : block.q) EXPECT_GE(value, -127);
     }
 }
 
@@ -310,20 +319,62 @@ TEST(Reference, half_precision_survives_the_round_trip_and_rounds_half_to_even) 
 
 TEST(Reference, q8_0_product_is_the_sum_of_its_dequantized_parts) {
     Random random(7);
-    const std::size_t columns = 256;
-    const Q8Input in = q8_input(random, 1, columns, 1, false);
-    float y = 0;
-    scalar_kernels().matmul_q8_0(in.w.data(), 1, columns, in.q.data(), in.scale.data(), 1, &y, 1, nullptr);
-    double exact = 0, magnitude = 0;
-    for (std::size_t i = 0; i < columns; ++i) {
-        const std::byte* block = in.w.data() + i / 32 * 34;
-        const double term = static_cast<double>(f16_to_f32(load_u16(block))) *
-                            static_cast<std::int8_t>(block[2 + i % 32]) *
-                            static_cast<double>(in.scale[i / 32]) * in.q[i];
-        exact += term;
-        magnitude += std::fabs(term);
+    const std::size_t columns = 32 * 9, rows = 19;
+    const Q8Input in = q8_input(random, rows, columns, 1, false);
+    Floats y(rows);
+    scalar_kernels().matmul_q8_0(in.packed.get(), rows, columns, in.x.data(), 1, y.data(), rows);
+    for (std::size_t r = 0; r < rows; ++r) {
+        double exact = 0, magnitude = 0;
+        for (std::size_t i = 0; i < columns; ++i) {
+            const std::byte* block = in.stored.data() + (r * columns + i) / 32 * 34;
+            const Q8Block& x = in.x[i / 32];
+            const double term = static_cast<double>(f16_to_f32(load_u16(block))) *
+                                static_cast<std::int8_t>(block[2 + i % 32]) * static_cast<double>(x.scale) *
+                                x.q[i % 32];
+            exact += term;
+            magnitude += std::fabs(term);
+        }
+        EXPECT_NEAR(y[r], exact, 1e-6 * magnitude);
     }
-    EXPECT_NEAR(y, exact, 1e-6 * magnitude);
+}
+
+TEST(Packing, gives_every_row_back) {
+    Random random(9);
+    for (const std::size_t columns : {32u, 64u, 96u, 320u}) {
+        const std::size_t rows = 37;
+        const Q8Input in = q8_input(random, rows, columns, 1, false);
+        Floats x(columns);
+        for (std::size_t r = 0; r < rows; ++r) {
+            unpack_row(in.packed.get(), r, columns, x.data());
+            for (std::size_t i = 0; i < columns; ++i) {
+                const std::byte* block = in.stored.data() + (r * columns + i) / 32 * 34;
+                ASSERT_EQ(x[i], f16_to_f32(load_u16(block)) *
+                                    static_cast<float>(static_cast<std::int8_t>(block[2 + i % 32])));
+            }
+        }
+    }
+}
+
+TEST(Packing, of_any_part_is_that_part_of_the_whole) {
+    Random random(10);
+    const std::size_t rows = 37, columns = 96;
+    const Q8Input in = q8_input(random, rows, columns, 1, false);
+    TensorNeed need;
+    need.type = TensorType::kQ8_0;
+    need.rows = rows;
+    need.columns = columns;
+    const auto read = [&](std::uint64_t offset, std::span<std::byte> to) -> Status {
+        if (offset + to.size() > in.stored.size()) return fail(ErrorCode::kIo, "beyond the tensor");
+        std::copy_n(in.stored.begin() + static_cast<std::ptrdiff_t>(offset), to.size(), to.begin());
+        return {};
+    };
+    const std::size_t all = packed_bytes(rows, columns);
+    for (int round = 0; round < 500; ++round) {
+        const std::size_t at = random.below(all), size = 1 + random.below(all - at);
+        std::vector<std::byte> part(size);
+        ASSERT_TRUE(read_tensor(need, at, part, read).ok());
+        ASSERT_EQ(std::memcmp(part.data(), in.packed.get() + at, size), 0) << at << " + " << size;
+    }
 }
 
 TEST(Reference, softmax_is_a_distribution) {

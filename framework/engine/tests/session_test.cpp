@@ -4,9 +4,11 @@
 
 #include <cmath>
 #include <functional>
+#include <map>
 
 #include "engine/kernels/kernels.h"
 #include "engine/tests/loaded_model.h"
+#include "engine/tests/packed_copy.h"
 #include "engine/thread_pool.h"
 
 namespace flex::engine {
@@ -14,6 +16,7 @@ namespace {
 
 using testing::copy;
 using testing::load;
+using testing::packed_copy;
 using testing::prompt;
 using testing::RandomModel;
 using testing::same_bits;
@@ -189,7 +192,8 @@ public:
         if (stage == fail_at) return fail(ErrorCode::kIo, "the disk is gone");
         if (on_acquire) on_acquire(stage);
         for (const TensorNeed& need : model_.tensors(stage)) {
-            FLEX_TRY(model_.bind(need.name, file_.subspan(need.file_offset, need.bytes)));
+            bound_[need.name] = packed_copy(need, file_);
+            FLEX_TRY(model_.bind(need.name, {bound_[need.name].get(), need.bytes}));
         }
         ++held;
         return {};
@@ -206,6 +210,7 @@ public:
 private:
     Model& model_;
     std::span<const std::byte> file_;
+    std::map<std::string, Buffer<std::byte>> bound_;
 };
 
 TEST(Session, computes_with_weights_that_come_and_go_layer_by_layer) {
