@@ -23,7 +23,7 @@ public:
     void attend(std::uint32_t layer);
 
     /// Most query rows (a row's heads count each) that one task works on.
-    static constexpr std::size_t kTileRows = 16;
+    static constexpr std::size_t kTileRows = 24;
 
 private:
     /// Neighbouring rows of one session.

@@ -239,7 +239,7 @@ TEST_P(EveryTable, attends_like_the_reference) {
 TEST_P(EveryTable, attends_to_a_block_like_the_reference) {
     Random random(16);
     for (int round = 0; round < 300; ++round) {
-        const std::size_t head_size = 1 + random.below(140), rows = 1 + random.below(16),
+        const std::size_t head_size = 1 + random.below(140), rows = 1 + random.below(26),
                           count = 1 + random.below(kBlockTokens), stride = kBlockTokens + random.below(40);
         const Floats queries = random.numbers(rows * head_size),
                      block = random.numbers(kBlockTokens * head_size);
