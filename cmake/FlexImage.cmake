@@ -69,10 +69,13 @@ function(flex_link_image name)
     # A generated script must exist before the link; naming it as a source makes ninja wait for it.
     target_sources(${name} PRIVATE ${arg_LINKER_SCRIPT})
     target_link_options(${name} PRIVATE -T ${arg_LINKER_SCRIPT} -Wl,-Map,${FLEX_IMAGE_DIR}/${name}.map)
-    # libgcc holds what the compiler may call on its own (128-bit division); it uses no FP registers there.
+    # libgcc holds what the compiler may call on its own (128-bit division). Some of it uses FP registers, which are not ours
+    # to change: the image is searched for them.
     target_link_libraries(${name} PRIVATE gcc)
     set_target_properties(${name} PROPERTIES
         RUNTIME_OUTPUT_DIRECTORY ${FLEX_IMAGE_DIR} OUTPUT_NAME ${name}.elf LINK_DEPENDS ${arg_LINKER_SCRIPT})
+    add_custom_command(TARGET ${name} POST_BUILD
+        COMMAND ${PROJECT_SOURCE_DIR}/cmake/check-no-fp.sh ${CMAKE_OBJDUMP} $<TARGET_FILE:${name}> VERBATIM)
     add_custom_command(OUTPUT ${FLEX_IMAGE_DIR}/${name}.bin
         COMMAND ${CMAKE_OBJCOPY} -O binary $<TARGET_FILE:${name}> ${FLEX_IMAGE_DIR}/${name}.bin
         DEPENDS ${name} VERBATIM)

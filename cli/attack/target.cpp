@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <charconv>
 #include <fstream>
+#include <map>
 #include <sstream>
 #include <thread>
 
 #include "launcher/sockets.h"
+#include "package/chat_compiler.h"
 #include "package/seal.h"
 #include "port/files.h"
 #include "port/identity.h"
@@ -162,6 +164,18 @@ crypto::Public32 device_key(const platform::Device& device) {
     return *key;
 }
 
+/// Compiled once a model: attacks seal the same one again and again.
+const std::vector<std::byte>& chat_form(const fs::path& gguf) {
+    static std::map<fs::path, std::vector<std::byte>> forms;
+    const auto [place, isnew] = forms.try_emplace(gguf);
+    if (isnew) {
+        auto chat = package::chat_form_of_file(gguf, "");
+        if (!chat) throw DeviceError(gguf.string() + ": " + chat.error().message);
+        place->second = std::move(chat->form);
+    }
+    return place->second;
+}
+
 } // namespace
 
 std::uint64_t seal_for(const platform::Device& device, const Sealing& sealing) {
@@ -172,6 +186,7 @@ std::uint64_t seal_for(const platform::Device& device, const Sealing& sealing) {
     options.target = sealing.file.empty() ? device.folder() / platform::files::kStore / (sealing.name + ".flex") : sealing.file;
     options.name = sealing.name;
     options.device = device_key(device);
+    options.chat_form = chat_form(sealing.gguf);
     if (sealing.for_another_device) {
         const auto stranger = crypto::random_secret();
         const auto public_key = stranger ? crypto::x25519_public(*stranger) : stranger.error();

@@ -1,7 +1,7 @@
 #!/bin/bash
-# pack-initramfs.sh OUTPUT INIT AGENT [MODULE.ko...]
+# pack-initramfs.sh OUTPUT INIT AGENT [MODULE.ko|PROGRAM...]
 # Packs the device's initramfs: busybox with its applets' links, INIT as /init, AGENT as /sbin/flex-agentd, the modules given
-# in /lib/flex/, and those modules of the stock kernel that the device needs, with their dependencies, for modprobe.
+# in /lib/flex/ and the programs in /sbin/, and those modules of the stock kernel that the device needs, with their dependencies, for modprobe.
 # Not compressed: unpacking would cost more under emulation than reading.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -18,7 +18,12 @@ chmod 755 "$root"
 install -m 755 "$target/busybox" "$root/bin/busybox"
 install -m 755 "$init" "$root/init"
 install -m 755 "$agent" "$root/sbin/flex-agentd"
-for module in "$@"; do install -m 644 "$module" "$root/lib/flex/"; done
+for file in "$@"; do
+    case $file in
+        *.ko) install -m 644 "$file" "$root/lib/flex/" ;;
+        *) install -m 755 "$file" "$root/sbin/" ;;
+    esac
+done
 # busybox runs the applet it is called as; the list cannot be had from an arm64 binary here, so these are what a person needs.
 for applet in ash sh cat ls echo mount umount mkdir rmdir ln cp mv rm ps top kill dmesg insmod rmmod lsmod modprobe ip ifconfig \
     route ping nc wget hexdump dd df du free grep sed awk head tail sort uniq wc sleep sync reboot poweroff halt uname date id env \

@@ -1,4 +1,5 @@
 // The program, the agent and the module end and begin again.
+#include <atomic>
 #include <thread>
 
 #include "launcher/sockets.h"
@@ -34,6 +35,22 @@ protected:
         return false;
     }
 };
+
+// The normal world's registers are not the secure world's to change: neither would its processes go on as they were, nor would it
+// learn nothing from what it finds there.
+TEST_F(ResilienceTest, a_process_of_linux_finds_its_fp_registers_as_it_left_them) {
+    const std::uint64_t before = target().stat("tos/lends");
+    std::atomic<bool> stop = false;
+    std::thread asker([&, api = target().api(), query = target().reference_query()] {
+        while (!stop) EXPECT_TRUE(api.complete(query).ok);
+    });
+    int code = 1;
+    const std::string said = target().exec("flex-registers 6 & flex-registers 6; first=$?; wait $! && [ $first = 0 ]", 60s, &code);
+    stop = true;
+    asker.join();
+    EXPECT_EQ(code, 0) << said;
+    EXPECT_GT(target().stat("tos/lends") - before, 100u) << "the secure world has hardly run meanwhile";
+}
 
 TEST_F(ResilienceTest, a_killed_agent_comes_back_and_the_device_answers) {
     exec_and_lose("killall -9 flex-agentd");

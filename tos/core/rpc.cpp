@@ -109,7 +109,7 @@ u32 RpcSlots::report() {
 
 u32 RpcSlots::complete(u32 mask, u32& refused) {
     const u32 done = mask & out_;
-    refused += static_cast<u32>(__builtin_popcount(mask & ~out_));
+    refused += ones_in(mask & ~out_);
     out_ &= ~done;
     return done;
 }

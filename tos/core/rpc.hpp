@@ -59,7 +59,7 @@ public:
     [[nodiscard]] u32 owner(u32 slot) const { return slots_[slot].owner; }
     [[nodiscard]] bool abandoned(u32 slot) const { return slots_[slot].abandoned; }
     [[nodiscard]] const RpcRequest& request(u32 slot) const { return slots_[slot].request; }
-    [[nodiscard]] u32 free_slots() const { return static_cast<u32>(__builtin_popcount(free_)); }
+    [[nodiscard]] u32 free_slots() const { return ones_in(free_); }
 
 private:
     struct Slot {

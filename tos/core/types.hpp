@@ -81,6 +81,12 @@ using Bytes = Span<const u8>;
 constexpr u64 align_down(u64 x, u64 to) { return x & ~(to - 1); }
 constexpr u64 align_up(u64 x, u64 to) { return (x + to - 1) & ~(to - 1); }
 constexpr bool is_aligned(u64 x, u64 to) { return (x & (to - 1)) == 0; }
+/* Not __builtin_popcount: libgcc's uses FP registers, which are the lower level's or the other world's. */
+constexpr u32 ones_in(u32 x) {
+    u32 count = 0;
+    for (; x != 0; x &= x - 1) count++;
+    return count;
+}
 template <class T> constexpr T min(T a, T b) { return b < a ? b : a; }
 template <class T> constexpr T max(T a, T b) { return a < b ? b : a; }
 
