@@ -61,7 +61,9 @@ Result<GenerationResult> Generation::result() const {
 void Generation::cancel() {
     const std::lock_guard lock(mutex_);
     cancelled_ = true;
-    if (running_ != nullptr) running_->cancel();
+    if (running_ == nullptr) return;
+    running_->cancel();
+    model_->weights->give_way(); // if it waits for weights, it need not any more
 }
 
 bool Generation::cancelled() const {

@@ -33,6 +33,8 @@ Status Generator::submit(std::shared_ptr<Generation> generation) {
         return fail(ErrorCode::kBusy,
                     std::to_string(queue_.size()) + " requests are waiting already; try again later");
     }
+    ++submitted_;
+    if (computing_ != nullptr) computing_->give_way();
     queue_.push_back(std::move(generation));
     wake_.notify_all();
     return {};
@@ -51,14 +53,26 @@ void Generator::work() {
     while (wait_for_work()) {
         admit();
         if (running_.empty()) continue;
-        // Models take turns, a pass each.
-        const auto& model = running_[turn_++ % running_.size()]->model_;
-        std::vector<Shared> group;
-        for (const Shared& generation : running_) {
-            if (generation->model_ == model) group.push_back(generation);
-        }
-        pass(group);
+        pass(choose());
     }
+}
+
+/// The requests of the model whose turn it is: models take turns, a pass each, but those that are not all in
+/// memory yet only when there is no other.
+std::vector<Generator::Shared> Generator::choose() {
+    ++turn_;
+    std::size_t chosen = turn_ % running_.size();
+    for (std::size_t i = 0; i < running_.size(); ++i) {
+        const std::size_t next = (turn_ + i) % running_.size();
+        if (!running_[next]->model_->weights->settled()) continue;
+        chosen = next;
+        break;
+    }
+    std::vector<Shared> group;
+    for (const Shared& generation : running_) {
+        if (generation->model_ == running_[chosen]->model_) group.push_back(generation);
+    }
+    return group;
 }
 
 /// False when there is nothing left to do, for ever.
@@ -74,6 +88,7 @@ void Generator::admit() {
         Shared next;
         {
             const std::lock_guard lock(mutex_);
+            seen_ = submitted_;
             if (queue_.empty()) return;
             const Shared& first = queue_.front();
             const bool room = running_.size() < options_.max_running && fits(*first);
@@ -111,33 +126,57 @@ bool Generator::fits(const Generation& generation) const {
     return first || needed <= pool.limit();
 }
 
-/// One pass for requests of one model: a token each for those that answer, pieces for those still in their
-/// prompts.
-void Generator::pass(const std::vector<Shared>& group) {
-    engine::Batch& batch = *group.front()->model_->batch;
+/// What each computes in a pass: a token those that answer, pieces of their prompts the others. Some may get
+/// no turn.
+std::vector<engine::BatchPart> Generator::parts(const std::vector<Shared>& group,
+                                                std::vector<Shared>& owners) {
+    const std::size_t rows = group.front()->model_->batch->rows();
     const auto prompts = static_cast<std::size_t>(
         std::ranges::count_if(group, [](const Shared& generation) { return generation->in_prompt(); }));
-    const std::size_t rows = batch.rows(), answers = group.size() - prompts;
+    const std::size_t answers = group.size() - prompts;
     std::size_t budget = rows - std::min(rows, answers);
     if (group.size() > 1) budget = std::min(budget, options_.shared_prompt_tokens);
     std::size_t left = prompts;
     std::vector<engine::BatchPart> parts;
-    std::vector<Shared> owners;
     for (const Shared& generation : group) {
         // An equal share each; what a short prompt leaves over goes to the later ones.
-        const std::size_t share = generation->in_prompt() ? budget / left-- : 1;
-        if (share == 0) continue;
         const bool in_prompt = generation->in_prompt();
+        const std::size_t share = in_prompt ? budget / left-- : 1;
+        if (share == 0) continue;
         parts.push_back(generation->next(share));
         owners.push_back(generation);
         if (in_prompt) budget -= parts.back().tokens.size();
     }
+    return parts;
+}
+
+/// One pass for requests of one model.
+void Generator::pass(const std::vector<Shared>& group) {
+    const auto model = group.front()->model_; // stays, whoever ends
+    {
+        const std::lock_guard lock(mutex_);
+        computing_ = model->weights.get();
+        // Whoever comes or goes from here on interrupts the waiting for weights; who came since admit()
+        // looked, does now.
+        computing_->wait_again();
+        if (submitted_ != seen_) computing_->give_way();
+    }
+    engine::Batch& batch = *model->batch;
+    std::vector<Shared> owners;
+    std::vector<engine::BatchPart> parts = this->parts(group, owners);
     const auto begin = Clock::now();
     const std::uint64_t waited = batch.timings().weights_wait_ns;
-    const Status computed = batch.run(parts);
+    const bool wanted = std::ranges::none_of(owners, [](const Shared& g) { return g->cancelled(); });
+    Status computed = fail(ErrorCode::kBusy, "some have left");
+    if (wanted) computed = batch.run(parts);
+    {
+        const std::lock_guard lock(mutex_);
+        computing_ = nullptr;
+    }
     const std::uint64_t wall = nanoseconds_since(begin), wait = batch.timings().weights_wait_ns - waited;
     for (std::size_t i = 0; i < parts.size(); ++i) {
         Result<bool> done = [&]() -> Result<bool> {
+            if (!computed && computed.error().code == ErrorCode::kBusy) return false; // another time
             FLEX_TRY(computed);
             try {
                 return owners[i]->advance(parts[i], wall, wait);

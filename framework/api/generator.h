@@ -35,7 +35,10 @@ private:
     bool wait_for_work();
     void admit();
     [[nodiscard]] bool fits(const Generation& generation) const;
+    [[nodiscard]] std::vector<Shared> choose();
     void pass(const std::vector<Shared>& group);
+    [[nodiscard]] std::vector<engine::BatchPart> parts(const std::vector<Shared>& group,
+                                                       std::vector<Shared>& owners);
     void end(const Shared& generation, const Status& status);
 
     const GeneratorOptions options_;
@@ -45,7 +48,9 @@ private:
     mutable std::mutex mutex_;
     std::condition_variable wake_;
     std::deque<Shared> queue_;
-    std::vector<Shared> visible_; // running_, for those who cancel and count
+    std::vector<Shared> visible_;                // running_, for those who cancel and count
+    pipeline::LoadedModel* computing_ = nullptr; // whose pass is under way
+    std::uint64_t submitted_ = 0, seen_ = 0;     // requests ever, and how many of them admit() looked at
     GeneratorStatus status_;
     bool stop_ = false;
     std::thread thread_; // last: starts when all of the above is there

@@ -161,11 +161,23 @@ Status LoadedModel::open_stage(engine::Stage stage, memory::FlexBuffer& buffer) 
     return {};
 }
 
+void LoadedModel::give_way() {
+    const std::lock_guard lock(mutex_);
+    give_way_ = true;
+    arrived_.notify_all();
+}
+
+void LoadedModel::wait_again() {
+    const std::lock_guard lock(mutex_);
+    give_way_ = false;
+}
+
 Status LoadedModel::acquire(engine::Stage stage) {
     std::unique_lock lock(mutex_);
-    arrived_.wait(lock, [&] { return loaded_ > stage || error_.has_value(); });
+    arrived_.wait(lock, [&] { return loaded_ > stage || error_.has_value() || give_way_; });
     if (loaded_ > stage) return {};
-    return *error_;
+    if (error_) return *error_;
+    return fail(ErrorCode::kBusy, info().name + " is still being loaded");
 }
 
 void LoadedModel::release(engine::Stage) {} // what is in memory stays there

@@ -55,6 +55,11 @@ public:
     /// Adds the time of something else that this model needed.
     void add_times(const package::LoadTimes& times);
 
+    /// From now on acquire() of a stage that is not there yet fails with kBusy instead of waiting, also one
+    /// that waits already: whoever computes can do something else meanwhile. Until wait_again(). Any thread.
+    void give_way();
+    void wait_again();
+
     // engine::WeightGate
     Status acquire(engine::Stage stage) override;
     void release(engine::Stage stage) override;
@@ -85,6 +90,7 @@ private:
     std::optional<Error> error_;
     package::LoadTimes times_;
     bool started_ = false;
+    bool give_way_ = false;
     bool fetching_ = false; // the thread that fetches is still at it
     std::atomic<bool> stop_{false};
     std::atomic<std::uint64_t> bytes_{0};

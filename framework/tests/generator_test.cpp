@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <cstring>
+#include <mutex>
 
 #include "engine/kernels/kernels.h"
 #include "port/port.h"
@@ -30,20 +32,65 @@ const engine::Kernels& slow_kernels() {
     return kernels;
 }
 
+/// Linux where memory can be a long time in coming.
+class HeldPort final : public port::Port {
+public:
+    explicit HeldPort(std::unique_ptr<port::Port> below) : below_(std::move(below)) {}
+
+    /// While held, whoever wants as much as a layer of the demo model waits. (Its metadata and blocks of KV
+    /// cache are smaller.)
+    void hold(bool held) {
+        const std::lock_guard lock(mutex_);
+        held_ = held;
+        changed_.notify_all();
+    }
+    Result<port::Block> allocate(std::size_t bytes) override {
+        constexpr std::size_t kLayer = 512u << 10;
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] { return !held_ || bytes < kLayer; });
+        return below_->allocate(bytes);
+    }
+    [[nodiscard]] bool is_protected() const override { return below_->is_protected(); }
+    [[nodiscard]] const char* name() const override { return "held"; }
+    void free(port::Block block) override { below_->free(block); }
+    Result<port::LoadedBlock> load(int file, std::uint64_t offset, std::size_t bytes) override {
+        return below_->load(file, offset, bytes);
+    }
+    Result<crypto::Secret32> device_key(std::string_view label) override { return below_->device_key(label); }
+    Result<std::vector<std::byte>> read_secure_store() override { return below_->read_secure_store(); }
+    Status write_secure_store(std::span<const std::byte> content) override {
+        return below_->write_secure_store(content);
+    }
+    std::uint64_t wait_reclaim(std::chrono::milliseconds timeout) override {
+        return below_->wait_reclaim(timeout);
+    }
+    port::MemoryInfo memory_info() override { return below_->memory_info(); }
+    [[nodiscard]] const std::string& store_folder() const override { return below_->store_folder(); }
+    [[nodiscard]] port::Endpoint default_endpoint() const override { return below_->default_endpoint(); }
+
+private:
+    std::unique_ptr<port::Port> below_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool held_ = false;
+};
+
 class GeneratorTest : public testing::Test {
 protected:
     GeneratorTest() {
         crypto::initialise();
         slow = false;
-        port_ = port::make_native_port(folder_.path()).value();
+        port_ = std::make_unique<HeldPort>(port::make_native_port(folder_.path()).value());
         open({.threads = 2, .context = 512, .kernels = &slow_kernels()});
     }
     void open(const pipeline::RegistryOptions& options) {
         registry_ = std::make_unique<pipeline::Registry>(*port_, options);
-        EXPECT_TRUE(registry_->add_gguf("demo", FLEX_SOURCE_DIR "/models/demo/demo.gguf").ok());
+        for (const char* name : {"demo", "other"})
+            EXPECT_TRUE(registry_->add_gguf(name, FLEX_SOURCE_DIR "/models/demo/demo.gguf").ok());
     }
     [[nodiscard]] std::shared_ptr<Generation> request(std::size_t length, std::uint32_t tokens,
-                                                      TokenId salt = 0, float temperature = 0) const {
+                                                      TokenId salt = 0, float temperature = 0,
+                                                      const char* model = "demo") const {
         std::vector<TokenId> prompt;
         for (std::size_t i = 0; i < length; ++i)
             prompt.push_back(static_cast<TokenId>(100 + (i * i + 3 * i + salt) % 300));
@@ -53,7 +100,7 @@ protected:
         options.sampler.temperature = temperature;
         options.sampler.seed = salt;
         options.cache_key = key_;
-        return std::make_shared<Generation>(registry_->get("demo").value(), std::move(prompt), options,
+        return std::make_shared<Generation>(registry_->get(model).value(), std::move(prompt), options,
                                             std::chrono::steady_clock::now());
     }
     static Result<GenerationResult> finish(const std::shared_ptr<Generation>& generation) {
@@ -63,7 +110,7 @@ protected:
     }
 
     test::TemporaryFolder folder_;
-    std::unique_ptr<port::Port> port_;
+    std::unique_ptr<HeldPort> port_;
     std::unique_ptr<pipeline::Registry> registry_;
     std::string key_;
 };
@@ -176,6 +223,29 @@ TEST_F(GeneratorTest, each_conversation_continues_where_it_stood) {
     EXPECT_EQ(ask("two", 120, 2).cached_tokens, 100u);
     EXPECT_EQ(ask("three", 100, 1).cached_tokens, 0u);
     EXPECT_EQ(ask("", 100, 1).cached_tokens, 0u);
+}
+
+TEST_F(GeneratorTest,
+       a_model_that_is_slow_to_load_delays_neither_another_s_answers_nor_its_own_cancellation) {
+    Generator generator({});
+    const auto first = request(40, 4, 1);
+    ASSERT_TRUE(generator.submit(first).ok());
+    const auto expected = finish(first).value().tokens;
+    port_->hold(true);
+    const auto stuck = request(40, 4, 1, 0, "other"), leaves = request(40, 4, 2, 0, "other");
+    ASSERT_TRUE(generator.submit(stuck).ok());
+    ASSERT_TRUE(generator.submit(leaves).ok());
+    while (generator.status().running < 2) std::this_thread::sleep_for(1ms);
+    for (int i = 0; i < 3; ++i) {
+        const auto ready = request(40, 4, 1);
+        ASSERT_TRUE(generator.submit(ready).ok());
+        EXPECT_EQ(finish(ready).value().tokens, expected);
+    }
+    leaves->cancel();
+    EXPECT_EQ(finish(leaves).error().code, ErrorCode::kCancelled);
+    EXPECT_FALSE(stuck->wait(0ms).done);
+    port_->hold(false);
+    EXPECT_EQ(finish(stuck).value().tokens, expected);
 }
 
 TEST_F(GeneratorTest, the_smaller_kv_cache_answers_too) {
