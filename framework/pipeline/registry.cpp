@@ -13,6 +13,7 @@ constexpr std::uint32_t kMinDefaultContext = 256;
 constexpr std::uint64_t kFrameBytes = 4096;
 constexpr std::uint32_t kRowsPerPass = 256;    // as fast as more, in half the memory
 constexpr std::uint64_t kContextsPerModel = 8; // of KV cache, where nothing says how much memory there is
+constexpr std::uint64_t kExactKvBytes = 32u << 20;
 using Clock = std::chrono::steady_clock;
 } // namespace
 
@@ -22,6 +23,11 @@ std::uint32_t default_context(const engine::KvLayout& kv, std::uint32_t trained,
     const std::uint64_t fits = memory_bytes / 4 / kv.block_bytes() * engine::kKvBlockTokens;
     return std::min(
         most, std::max(static_cast<std::uint32_t>(std::min<std::uint64_t>(fits, most)), kMinDefaultContext));
+}
+
+engine::KvType default_kv(const engine::ModelShape& shape, std::uint32_t context) {
+    const auto exact = engine::KvLayout::of(shape, engine::KvType::kF32);
+    return exact && exact->bytes(context) <= kExactKvBytes ? engine::KvType::kF32 : engine::KvType::kF16;
 }
 
 Registry::Registry(port::Port& port, const RegistryOptions& options)
@@ -78,7 +84,9 @@ Result<std::shared_ptr<ServedModel>> Registry::open(const std::string& name) {
 /// All that computes with served.weights.
 Status Registry::add_kv(ServedModel& served) {
     const engine::ModelShape& shape = served.weights->model().shape();
-    FLEX_ASSIGN(const engine::KvLayout layout, engine::KvLayout::of(shape, options_.kv));
+    const std::uint32_t wanted = options_.context != 0 ? options_.context : std::min(shape.context, kMaxDefaultContext);
+    FLEX_ASSIGN(const engine::KvLayout layout,
+                engine::KvLayout::of(shape, options_.kv.value_or(default_kv(shape, wanted))));
     std::uint64_t frames = 0;
     for (const std::uint64_t count : port_.memory_info().frames) frames += count;
     const std::uint64_t memory = frames * kFrameBytes;

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,9 @@ namespace flex::pipeline {
 [[nodiscard]] std::uint32_t default_context(const engine::KvLayout& kv, std::uint32_t trained,
                                             std::uint64_t memory_bytes);
 
+/// kF32, which is exact, where a session of `context` tokens takes no more than 32 MiB of it; else kF16.
+[[nodiscard]] engine::KvType default_kv(const engine::ModelShape& shape, std::uint32_t context);
+
 /// A model in memory with all that computes with it. Members in the order of their dependence.
 struct ServedModel {
     std::unique_ptr<LoadedModel> weights;
@@ -34,7 +38,7 @@ struct ServedModel {
 struct RegistryOptions {
     unsigned threads = 1;                     ///< that compute
     std::uint32_t context = 0;                ///< tokens per session; 0: see default_context
-    engine::KvType kv = engine::KvType::kF16; ///< how KV caches are stored
+    std::optional<engine::KvType> kv{};       ///< how KV caches are stored; nothing: see default_kv
     const engine::Kernels* kernels = nullptr; ///< null: the best this CPU has (engine/kernels/kernels.h)
 };
 

@@ -90,6 +90,17 @@ TEST_F(RegistryTest, a_model_is_opened_once_and_stays) {
     EXPECT_EQ(registry_->status().size(), 1u);
 }
 
+TEST(DefaultKv, is_exact_where_that_costs_little) {
+    engine::ModelShape shape;
+    shape.layers = 4;
+    shape.kv_heads = 2;
+    shape.heads = 4;
+    shape.head_size = 32;
+    EXPECT_EQ(default_kv(shape, 4096), engine::KvType::kF32); // 8 MiB
+    EXPECT_EQ(default_kv(shape, 16384), engine::KvType::kF32);
+    EXPECT_EQ(default_kv(shape, 16384 + 32), engine::KvType::kF16);
+}
+
 TEST_F(RegistryTest, a_newer_package_takes_the_place_of_the_loaded_one) {
     const auto old = registry_->get("a").value();
     seal("a", 6);
