@@ -205,6 +205,29 @@ void add_options(CLI::App& command, const std::shared_ptr<RunArguments>& argumen
     command.add_option("--min-p", ask.min_p, "leave out tokens less likely than this times the likeliest")
         ->capture_default_str()
         ->check(CLI::Range(0.0, 1.0));
+    command.add_option("--repeat-penalty", ask.repeat_penalty, "make what was just said less likely; 1: off")
+        ->capture_default_str()
+        ->check(CLI::Range(0.1, 10.0));
+    command
+        .add_option("--presence-penalty", ask.presence_penalty, "make what the answer has said less likely")
+        ->capture_default_str()
+        ->check(CLI::Range(-2.0, 2.0));
+    command.add_option("--frequency-penalty", ask.frequency_penalty, "the same for each time it was said")
+        ->capture_default_str()
+        ->check(CLI::Range(-2.0, 2.0));
+    command
+        .add_option("--logit-bias", ask.logit_bias,
+                    "TOKEN-ID=BIAS: make a token more (to 100) or less (to -100) likely")
+        ->allow_extra_args(false) // one each time, or it would take the prompt, too
+        ->check(CLI::Validator(
+            [](const std::string& text) {
+                return text.find('=') == std::string::npos ? "must be TOKEN-ID=BIAS" : "";
+            },
+            ""));
+    command
+        .add_option("--stop", ask.stop,
+                    "end the answer where this text would come; may be given several times")
+        ->allow_extra_args(false);
     auto* seed =
         command.add_option("--seed", arguments->seed, "makes the choice repeatable (default: random)");
     command.add_option("-n,--tokens", ask.max_tokens,

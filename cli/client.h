@@ -27,6 +27,9 @@ struct AskOptions {
     double top_p = 0.95;
     unsigned top_k = 40;
     double min_p = 0;
+    double repeat_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
+    std::vector<std::string> logit_bias; ///< "ID=BIAS"
+    std::vector<std::string> stop;
     std::optional<std::uint64_t> seed;
     unsigned max_tokens = 0; ///< 0: what the context holds
     std::string system;

@@ -86,6 +86,16 @@ Json request_body(const std::string& model, const std::vector<Message>& messages
                  {"min_p", options.min_p},
                  {"stream", true},
                  {"stream_options", {{"include_usage", true}}}};
+    if (options.repeat_penalty != 1) body["repeat_penalty"] = options.repeat_penalty;
+    if (options.presence_penalty != 0) body["presence_penalty"] = options.presence_penalty;
+    if (options.frequency_penalty != 0) body["frequency_penalty"] = options.frequency_penalty;
+    for (const std::string& bias : options.logit_bias) {
+        const std::size_t equals = bias.find('=');
+        const Json value = Json::parse(bias.substr(equals + 1), nullptr, false);
+        body["logit_bias"][bias.substr(0, equals)] =
+            value.is_number() ? value : Json(bias); // the server says what is wrong
+    }
+    if (!options.stop.empty()) body["stop"] = options.stop;
     if (options.seed) body["seed"] = *options.seed;
     if (options.max_tokens != 0) body["max_tokens"] = options.max_tokens;
     if (!conversation.empty()) body["prompt_cache_key"] = conversation;

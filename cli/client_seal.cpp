@@ -110,6 +110,8 @@ package::SealResult run_seal(package::SealOptions options, const std::string& ch
     options.progress = [&bar](std::uint64_t done, std::uint64_t total) { bar(done, total); };
     auto sealed = package::seal(options, key);
     if (!sealed) throw std::runtime_error(options.source + ": " + sealed.error().message);
+    if (!sealed->conversions.empty())
+        spdlog::info("note: converted to Q8_0, the only quantised type that is computed with: {}", sealed->conversions);
     return std::move(*sealed);
 }
 

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -231,6 +232,60 @@ void generate(const Options& options) {
     print_ids(options.sampling.temperature == 0.0F ? "greedy" : "ids", out, options.as_json);
 }
 
+/// Perplexity as llama.cpp's `perplexity` defines it: the text in chunks of `context` tokens, each computed
+/// from an empty context with BOS as its first token where the model wants one; in the second half of each
+/// the probability of the next token counts.
+void perplexity(const Options& options) {
+    Engine engine(options);
+    const auto tokens = value_or_exit(tokenizer::Tokenizer::create(engine.gguf), options.model);
+    const std::uint32_t size = engine.session->context();
+    const std::vector<TokenId> text = tokens.encode_prompt(read_all(options.file));
+    const std::size_t chunks = text.size() / size;
+    if (size < 8 || chunks == 0)
+        give_up("the text has " + std::to_string(text.size()) + " tokens; one chunk needs " +
+                std::to_string(size) + " (--context, at least 8)");
+    std::vector<std::uint32_t> rows(size - 1 - size / 2);
+    std::iota(rows.begin(), rows.end(), size / 2);
+    const std::size_t vocabulary = engine.model.shape().vocabulary;
+    double sum = 0, squares = 0;
+    std::vector<double> running;
+    std::size_t count = 0;
+    for (std::size_t chunk = 0; chunk < chunks; ++chunk) {
+        std::vector<TokenId> ids(text.begin() + static_cast<std::ptrdiff_t>(chunk * size),
+                                 text.begin() + static_cast<std::ptrdiff_t>((chunk + 1) * size));
+        const std::vector<TokenId> next(ids.begin() + size / 2 + 1, ids.end());
+        if (tokens.adds_bos() && tokens.bos()) ids.front() = *tokens.bos();
+        engine.session->rewind(0);
+        const auto logits = value_or_exit(engine.session->logits(ids, rows), options.model);
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            const std::span row = std::span(logits).subspan(i * vocabulary, vocabulary);
+            const double loss = -static_cast<double>(engine::logprobs_of(row, next[i], 0).token.logprob);
+            sum += loss;
+            squares += loss * loss;
+            ++count;
+        }
+        running.push_back(std::exp(sum / static_cast<double>(count)));
+        if (options.timing) std::fprintf(stderr, "[%zu/%zu] %.4f\n", chunk + 1, chunks, running.back());
+    }
+    const double mean = sum / static_cast<double>(count);
+    const double deviation = std::sqrt(std::max(0.0, squares / static_cast<double>(count) - mean * mean) /
+                                       static_cast<double>(std::max<std::size_t>(1, count - 1)));
+    if (options.timing) engine.print_timing();
+    if (options.as_json) {
+        std::cout << json{{"perplexity", std::exp(mean)},
+                          {"error", deviation * std::exp(mean)},
+                          {"running", running}, // after each chunk
+                          {"chunks", chunks},
+                          {"context", size},
+                          {"tokens", count}}
+                         .dump()
+                  << '\n';
+    } else {
+        std::printf("perplexity %.4f +/- %.4f (%zu tokens in %zu chunks of %u)\n", std::exp(mean),
+                    deviation * std::exp(mean), count, chunks, size);
+    }
+}
+
 /// CLI11 keeps the options by reference: they live as long as the callback does.
 using Shared = std::shared_ptr<Options>;
 
@@ -278,6 +333,13 @@ void register_devtools(CLI::App& app) {
         ->add_option("--positions", options->positions,
                      "positions in the prompt, separated by commas (default: the last)")
         ->delimiter(',');
+    add_engine(command, options);
+
+    options = fresh();
+    options->context = 512;
+    command =
+        add_command(app, "ppl", "Measure how well a model predicts a text (perplexity)", options, perplexity);
+    command->add_option("--file", options->file, "the text (default: standard input)");
     add_engine(command, options);
 
     options = fresh();

@@ -49,7 +49,7 @@ Generation::Generation(std::shared_ptr<pipeline::ServedModel> model, std::vector
 Generation::Progress Generation::wait(std::chrono::milliseconds timeout) {
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, timeout, [&] { return !text_.empty() || result_.has_value(); });
-    return {std::exchange(text_, {}), result_.has_value()};
+    return {std::exchange(text_, {}), std::exchange(logprobs_, {}), result_.has_value()};
 }
 
 Result<GenerationResult> Generation::result() const {
@@ -78,10 +78,24 @@ void Generation::publish(std::string text) {
     changed_.notify_all();
 }
 
+/// Nobody is woken for them: they go out with the text they belong to.
+void Generation::publish_logprobs(std::span<const float> logits, TokenId token) {
+    const tokenizer::Tokenizer& tokenizer = model_->weights->tokenizer();
+    const auto entry = [&](const engine::TokenLogprob& t) {
+        return AnswerLogprobs::Entry{std::string(tokenizer.bytes_of(t.id, true)), t.logprob};
+    };
+    const auto found = engine::logprobs_of(logits, token, options_.top_logprobs);
+    AnswerLogprobs out{entry(found.token), {}};
+    for (const engine::TokenLogprob& t : found.top) out.top.push_back(entry(t));
+    const std::lock_guard lock(mutex_);
+    logprobs_.push_back(std::move(out));
+}
+
 /// What a request needs while it runs.
 struct Generation::Work {
-    Work(const GenerationOptions& options, const tokenizer::Tokenizer& tokenizer)
-        : sampler(options.sampler), detokenizer(tokenizer), filter(options.stop) {}
+    Work(const GenerationOptions& options, std::span<const TokenId> prompt,
+         const tokenizer::Tokenizer& tokenizer)
+        : sampler(options.sampler, prompt), detokenizer(tokenizer), filter(options.stop) {}
 
     pipeline::Conversation conversation;
     std::size_t prompt_done = 0; // tokens of the prompt in the KV cache
@@ -99,7 +113,7 @@ std::size_t Generation::most_tokens() const {
 
 Status Generation::start() {
     if (cancelled()) return fail(ErrorCode::kCancelled, "cancelled");
-    work_ = std::make_shared<Work>(options_, model_->weights->tokenizer());
+    work_ = std::make_shared<Work>(options_, prompt_, model_->weights->tokenizer());
     FLEX_ASSIGN(work_->conversation, model_->conversations->take(prompt_, options_.cache_key, most_tokens()));
     work_->prompt_done = work_->conversation.tokens.size();
     GenerationResult& result = work_->result;
@@ -157,6 +171,7 @@ Result<bool> Generation::answer(std::span<const float> logits) {
     w.result.stopped = tokenizer.ends_generation(w.last);
     if (!w.result.stopped) {
         w.result.tokens.push_back(w.last);
+        if (options_.logprobs) publish_logprobs(logits, w.last);
         publish(w.filter.push(w.detokenizer.push(w.last)));
         if (w.filter.found()) {
             w.result.stopped = true;

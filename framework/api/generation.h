@@ -22,10 +22,22 @@ struct GenerationOptions {
     engine::SamplerOptions sampler;
     std::uint32_t max_tokens = 0; ///< at least 1
     std::vector<std::string> stop;
-    bool keep_logits = false; ///< also give what the model computed for the prompt's last token
+    bool logprobs = false;          ///< also give the log probabilities of the answer's tokens …
+    std::uint32_t top_logprobs = 0; ///< … and of this many likeliest tokens at each place
+    bool keep_logits = false;       ///< also give what the model computed for the prompt's last token
     /// Requests with the same non-empty key may reuse each other's computed prefix. It must be a secret
     /// between the requests of one conversation: reuse shows in the time and in the counts.
     std::string cache_key;
+};
+
+/// A token of the answer with its log probability and the likeliest tokens at its place.
+struct AnswerLogprobs {
+    struct Entry {
+        std::string bytes; ///< of the token; perhaps only a part of a character
+        float logprob = 0;
+    };
+    Entry token;
+    std::vector<Entry> top;
 };
 
 /// Milliseconds of wall time.
@@ -73,7 +85,8 @@ public:
                GenerationOptions options, std::chrono::steady_clock::time_point received);
 
     struct Progress {
-        std::string text; ///< new since the last call; valid UTF-8
+        std::string text;                     ///< new since the last call; valid UTF-8
+        std::vector<AnswerLogprobs> logprobs; ///< of the tokens since the last call, where asked for
         bool done = false;
     };
     /// Returns as soon as there is text or the end, or after `timeout` with neither.
@@ -96,6 +109,7 @@ private:
     Result<bool> advance(const engine::BatchPart& part, std::uint64_t wall_ns, std::uint64_t wait_ns);
     Result<bool> answer(std::span<const float> logits);
     void publish(std::string text);
+    void publish_logprobs(std::span<const float> logits, TokenId token);
     void finish(const Status& status);
     [[nodiscard]] bool cancelled() const;
 
@@ -108,6 +122,7 @@ private:
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     std::string text_;
+    std::vector<AnswerLogprobs> logprobs_;
     std::optional<Result<GenerationResult>> result_;
     bool cancelled_ = false;
     engine::Session* running_ = nullptr; // while computing, so that cancel() reaches it

@@ -1,5 +1,6 @@
 #include "api/openai.h"
 
+#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -195,6 +196,42 @@ Status read_stop(const Json& object, GenerationOptions& options) {
     return {};
 }
 
+/// {"token id": bias, …}
+Status read_logit_bias(const Json& object, engine::SamplerOptions& sampler) {
+    const Json* biases = field(object, "logit_bias");
+    if (biases == nullptr) return {};
+    const Error wrong =
+        invalid("logit_bias must be an object of token ids with a bias from -100 to 100 each");
+    if (!biases->is_object()) return wrong;
+    for (const auto& [key, bias] : biases->items()) {
+        TokenId token = 0;
+        const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), token);
+        if (error != std::errc() || end != key.data() + key.size() || !bias.is_number()) return wrong;
+        sampler.logit_bias.emplace_back(token, static_cast<float>(bias.get<double>()));
+    }
+    return {};
+}
+
+/// Chat: logprobs says whether, top_logprobs how many. Completion: logprobs is how many.
+Status read_logprobs(const Json& object, CompletionRequest& request) {
+    GenerationOptions& options = request.options;
+    const bool is_chat = request.endpoint == Endpoint::kChat;
+    const Json* given = field(object, "logprobs");
+    if (is_chat || (given != nullptr && given->is_boolean())) { // false from those who mean none
+        FLEX_TRY(read_bool(object, "logprobs", options.logprobs));
+        FLEX_TRY(read_count(object, "top_logprobs", options.top_logprobs, 0));
+        if (options.top_logprobs > 0 && !options.logprobs) return invalid("top_logprobs needs logprobs");
+    } else if (given != nullptr) {
+        FLEX_TRY(read_count(object, "logprobs", options.top_logprobs, 0));
+        options.logprobs = true;
+    }
+    if (options.top_logprobs > engine::kMaxTopLogprobs) {
+        return invalid(std::string(is_chat ? "top_logprobs" : "logprobs") + " must be at most " +
+                       std::to_string(engine::kMaxTopLogprobs));
+    }
+    return {};
+}
+
 Status read_sampling(const Json& object, CompletionRequest& request) {
     engine::SamplerOptions& sampler = request.options.sampler;
     sampler.temperature = 1.0F; // the API's default
@@ -202,6 +239,11 @@ Status read_sampling(const Json& object, CompletionRequest& request) {
     FLEX_TRY(read_float(object, "temperature", sampler.temperature));
     FLEX_TRY(read_float(object, "top_p", sampler.top_p));
     FLEX_TRY(read_float(object, "min_p", sampler.min_p));
+    FLEX_TRY(read_float(object, "repeat_penalty", sampler.repeat_penalty));     // llama.cpp's name …
+    FLEX_TRY(read_float(object, "repetition_penalty", sampler.repeat_penalty)); // … and vLLM's
+    FLEX_TRY(read_float(object, "presence_penalty", sampler.presence_penalty));
+    FLEX_TRY(read_float(object, "frequency_penalty", sampler.frequency_penalty));
+    FLEX_TRY(read_logit_bias(object, sampler));
     FLEX_TRY(read_count(object, "top_k", sampler.top_k, 0));
     if (const Json* seed = field(object, "seed"); seed != nullptr) {
         if (!seed->is_number_integer()) return invalid("seed must be a whole number");
@@ -219,17 +261,10 @@ Status refuse_unsupported(const Json& object) {
         FLEX_TRY(read_count(object, name, one, 1));
         if (one != 1) return invalid(std::string(name) + " must be 1: one answer per request");
     }
-    for (const char* name : {"presence_penalty", "frequency_penalty"}) {
-        float penalty = 0;
-        FLEX_TRY(read_float(object, name, penalty));
-        if (penalty != 0) return invalid(std::string(name) + " is not supported");
-    }
-    for (const char* name : {"logit_bias", "functions", "suffix"}) {
+    for (const char* name : {"functions", "suffix"}) {
         const Json* value = field(object, name);
         if (value != nullptr && !value->empty()) return invalid(std::string(name) + " is not supported");
     }
-    const Json* logprobs = field(object, "logprobs");
-    if (logprobs != nullptr && *logprobs != false) return invalid("logprobs is not supported");
     const Json* format = field(object, "response_format");
     const Json* type = format != nullptr && format->is_object() ? field(*format, "type") : nullptr;
     if (format != nullptr && (type == nullptr || *type != "text"))
@@ -295,6 +330,39 @@ Json timings_json(const GenerationTimings& t) {
             {"decode_tokens_per_second", rounded(t.decode_tokens_per_second)}};
 }
 
+Json chat_entry(const AnswerLogprobs::Entry& entry) {
+    Json bytes = Json::array();
+    for (const char c : entry.bytes) bytes.push_back(static_cast<unsigned char>(c));
+    return {{"token", entry.bytes}, {"logprob", entry.logprob}, {"bytes", std::move(bytes)}};
+}
+
+/// As each of the two endpoints has them; null when nobody asked.
+Json logprobs_json(const AnswerHead& head, const CompletionRequest& request,
+                   const std::vector<AnswerLogprobs>& logprobs) {
+    if (!request.options.logprobs) return nullptr;
+    if (head.endpoint == Endpoint::kChat) {
+        Json content = Json::array();
+        for (const AnswerLogprobs& place : logprobs) {
+            Json entry = chat_entry(place.token);
+            entry["top_logprobs"] = Json::array();
+            for (const auto& top : place.top) entry["top_logprobs"].push_back(chat_entry(top));
+            content.push_back(std::move(entry));
+        }
+        return {{"content", std::move(content)}, {"refusal", nullptr}};
+    }
+    Json tokens = Json::array(), token_logprobs = Json::array(), top_logprobs = Json::array();
+    for (const AnswerLogprobs& place : logprobs) {
+        tokens.push_back(place.token.bytes);
+        token_logprobs.push_back(place.token.logprob);
+        Json top = Json::object();
+        for (const auto& entry : place.top) top[entry.bytes] = entry.logprob;
+        top_logprobs.push_back(std::move(top));
+    }
+    return {{"tokens", std::move(tokens)},
+            {"token_logprobs", std::move(token_logprobs)},
+            {"top_logprobs", std::move(top_logprobs)}};
+}
+
 const char* finish_reason(const GenerationResult& result) { return result.stopped ? "stop" : "length"; }
 
 Json error_json(const std::string& message, const char* type, const char* code) {
@@ -341,19 +409,20 @@ Result<CompletionRequest> parse_request(Endpoint endpoint, std::string_view body
     FLEX_TRY(endpoint == Endpoint::kChat ? read_messages(object, request) : read_prompt(object, request));
     FLEX_TRY(read_sampling(object, request));
     FLEX_TRY(read_stop(object, request.options));
+    FLEX_TRY(read_logprobs(object, request));
     FLEX_TRY(refuse_unsupported(object));
     FLEX_TRY(read_extras(object, request));
     return request;
 }
 
 std::string format_answer(const AnswerHead& head, const CompletionRequest& request, const std::string& text,
-                          const GenerationResult& result) {
+                          const std::vector<AnswerLogprobs>& logprobs, const GenerationResult& result) {
     Json choice = {{"index", 0}};
     if (head.endpoint == Endpoint::kChat)
         choice["message"] = {{"role", "assistant"}, {"content", text}};
     else
         choice["text"] = request.echo ? request.prompt + text : text;
-    choice["logprobs"] = nullptr;
+    choice["logprobs"] = logprobs_json(head, request, logprobs);
     choice["finish_reason"] = finish_reason(result);
     if (request.return_tokens) choice["tokens"] = result.tokens;
     if (request.options.keep_logits) choice["logits"] = result.logits;
@@ -372,12 +441,14 @@ std::string format_first_event(const AnswerHead& head) {
     return event(chunk);
 }
 
-std::string format_text_event(const AnswerHead& head, const std::string& text) {
+std::string format_text_event(const AnswerHead& head, const CompletionRequest& request,
+                              const std::string& text, const std::vector<AnswerLogprobs>& logprobs) {
     Json choice = {{"index", 0}};
     if (head.endpoint == Endpoint::kChat)
         choice["delta"] = {{"content", text}};
     else
         choice["text"] = text;
+    if (request.options.logprobs) choice["logprobs"] = logprobs_json(head, request, logprobs);
     choice["finish_reason"] = nullptr;
     Json chunk = head_json(head, true);
     chunk["choices"] = Json::array({choice});

@@ -52,11 +52,14 @@ struct AnswerHead {
 
 /// A whole answer (stream: false).
 [[nodiscard]] std::string format_answer(const AnswerHead& head, const CompletionRequest& request,
-                                        const std::string& text, const GenerationResult& result);
+                                        const std::string& text, const std::vector<AnswerLogprobs>& logprobs,
+                                        const GenerationResult& result);
 
 /// Parts of a streamed answer, each a complete server-sent event ("data: …\n\n").
 [[nodiscard]] std::string format_first_event(const AnswerHead& head); ///< empty for kCompletion
-[[nodiscard]] std::string format_text_event(const AnswerHead& head, const std::string& text);
+[[nodiscard]] std::string format_text_event(const AnswerHead& head, const CompletionRequest& request,
+                                            const std::string& text,
+                                            const std::vector<AnswerLogprobs>& logprobs);
 [[nodiscard]] std::string format_last_events(const AnswerHead& head, const CompletionRequest& request,
                                              const GenerationResult& result); ///< with [DONE]
 [[nodiscard]] std::string format_error_event(const Error& error);

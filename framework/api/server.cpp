@@ -81,6 +81,12 @@ Result<std::shared_ptr<Answer>> prepare(pipeline::Registry& models, CompletionRe
                                                          std::to_string(vocabulary));
         }
     }
+    for (const auto& [token, bias] : request.options.sampler.logit_bias) {
+        if (token >= vocabulary)
+            return fail(ErrorCode::kInvalidArgument, "logit_bias names token " + std::to_string(token) +
+                                                         ", which is not in the vocabulary of " +
+                                                         std::to_string(vocabulary));
+    }
     if (prompt.size() >= context) {
         return fail(ErrorCode::kContextFull, "the prompt has " + std::to_string(prompt.size()) +
                                                  " tokens; the context holds " + std::to_string(context) +
@@ -114,13 +120,15 @@ Generation::Progress wait(Answer& answer, const httplib::Request& request) {
 void send_whole(const std::shared_ptr<Answer>& answer, const httplib::Request& request,
                 httplib::Response& response) {
     std::string text;
+    std::vector<AnswerLogprobs> logprobs;
     for (auto progress = std::move(answer->first);; progress = wait(*answer, request)) {
         text += progress.text;
+        logprobs.insert(logprobs.end(), progress.logprobs.begin(), progress.logprobs.end());
         if (progress.done) break;
     }
     const auto result = answer->generation->result();
     if (!result) return send_error(response, result.error());
-    response.set_content(format_answer(answer->head, answer->request, text, *result), kJson);
+    response.set_content(format_answer(answer->head, answer->request, text, logprobs, *result), kJson);
 }
 
 /// The next part of a stream; false ends the connection.
@@ -128,7 +136,8 @@ bool send_part(Answer& answer, const httplib::Request& request, httplib::DataSin
     const auto progress = answer.begun ? wait(answer, request) : std::move(answer.first);
     std::string events;
     if (!std::exchange(answer.begun, true)) events += format_first_event(answer.head);
-    if (!progress.text.empty()) events += format_text_event(answer.head, progress.text);
+    if (!progress.text.empty() || !progress.logprobs.empty())
+        events += format_text_event(answer.head, answer.request, progress.text, progress.logprobs);
     if (progress.done) {
         const auto result = answer.generation->result();
         events += result ? format_last_events(answer.head, answer.request, *result)

@@ -139,20 +139,27 @@ void ForwardPass::embed() {
     });
 }
 
-/// Angle of pair i at position p: p / scale * base^(-2i / rope_dims) / factor[i] (factors: Llama 3.1 and
+/// Angle of pair i at position p: p * base^(-2i / rope_dims) / factor[i] / scale (factors: Llama 3.1 and
 /// later), in f32 by repeated multiplication as llama.cpp has it. Cosine and sine are taken in double, so
-/// that every libm agrees.
+/// that every libm agrees. YaRN (arXiv 2309.00071) stretches slow pairs only: see yarn_share().
 void ForwardPass::rope_tables() {
     const std::size_t pairs = shape_.rope_dims / 2;
     const float* factors = s_.model.rope_factors();
     const auto step = static_cast<float>(std::pow(shape_.rope_base, -2.0 / shape_.rope_dims));
     const auto scale = static_cast<float>(1.0 / shape_.rope_scale);
+    const double magnitude =
+        shape_.rope_yarn ? shape_.yarn_attention * (1.0 + 0.1 * std::log(shape_.rope_scale)) : 1.0;
     for_tokens([&](std::size_t t) {
         auto theta = static_cast<float>(rows_[t].position);
         for (std::size_t i = 0; i < pairs; ++i) {
-            const float angle = theta / (factors != nullptr ? factors[i] : 1.0F) * scale;
-            w_.cos[t * pairs + i] = static_cast<float>(std::cos(static_cast<double>(angle)));
-            w_.sin[t * pairs + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+            const float kept = theta / (factors != nullptr ? factors[i] : 1.0F);
+            float angle = kept * scale;
+            if (shape_.rope_yarn) {
+                const auto share = static_cast<float>(yarn_share(shape_, i));
+                angle = angle * (1.0F - share) + kept * share;
+            }
+            w_.cos[t * pairs + i] = static_cast<float>(std::cos(static_cast<double>(angle)) * magnitude);
+            w_.sin[t * pairs + i] = static_cast<float>(std::sin(static_cast<double>(angle)) * magnitude);
             theta *= step;
         }
     });

@@ -65,40 +65,77 @@ Error corrupt(std::string what) { return fail(ErrorCode::kCorrupt, "GGUF: " + st
 
 } // namespace
 
-const char* name_of(TensorType type) {
+const char* name_of(StoredType type) {
     switch (type) {
-    case TensorType::kF32:
+    case StoredType::kF32:
         return "F32";
-    case TensorType::kF16:
+    case StoredType::kF16:
         return "F16";
-    case TensorType::kQ8_0:
+    case StoredType::kQ4_0:
+        return "Q4_0";
+    case StoredType::kQ8_0:
         return "Q8_0";
-    case TensorType::kBF16:
+    case StoredType::kQ4_K:
+        return "Q4_K";
+    case StoredType::kQ5_K:
+        return "Q5_K";
+    case StoredType::kQ6_K:
+        return "Q6_K";
+    case StoredType::kBF16:
         return "BF16";
     }
-    return "?";
+    return nullptr; // a number that is none of these
 }
 
-std::uint32_t block_elements(TensorType type) { return type == TensorType::kQ8_0 ? 32 : 1; }
-
-std::uint32_t block_bytes(TensorType type) {
+std::uint32_t block_elements(StoredType type) {
     switch (type) {
-    case TensorType::kF32:
+    case StoredType::kQ4_0:
+    case StoredType::kQ8_0:
+        return 32;
+    case StoredType::kQ4_K:
+    case StoredType::kQ5_K:
+    case StoredType::kQ6_K:
+        return 256;
+    default:
+        return 1;
+    }
+}
+
+std::uint32_t block_bytes(StoredType type) {
+    switch (type) {
+    case StoredType::kF32:
         return 4;
-    case TensorType::kF16:
-    case TensorType::kBF16:
+    case StoredType::kF16:
+    case StoredType::kBF16:
         return 2;
-    case TensorType::kQ8_0:
+    case StoredType::kQ4_0:
+        return 18; // f16 scale, 32 nibbles
+    case StoredType::kQ8_0:
         return 34; // f16 scale, 32 int8
+    case StoredType::kQ4_K:
+        return 144; // f16 scale and minimum, 12 bytes of both for sub-blocks, 256 nibbles
+    case StoredType::kQ5_K:
+        return 176; // and 256 bits
+    case StoredType::kQ6_K:
+        return 210; // 256 nibbles, 256 bit pairs, 16 int8 scales, f16 scale
     }
     return 0;
 }
 
+bool needs_conversion(StoredType type) {
+    return type == StoredType::kQ4_0 || type == StoredType::kQ4_K || type == StoredType::kQ5_K ||
+           type == StoredType::kQ6_K;
+}
+
+const char* name_of(TensorType type) { return name_of(static_cast<StoredType>(type)); }
+std::uint32_t block_elements(TensorType type) { return block_elements(static_cast<StoredType>(type)); }
+std::uint32_t block_bytes(TensorType type) { return block_bytes(static_cast<StoredType>(type)); }
+
 /// Reads forward through the header; `left` is the only thing ever compared against a number from the file.
 class GgufParser {
 public:
-    GgufParser(std::span<const std::byte> bytes, std::uint64_t file_size)
-        : bytes_(bytes), file_size_(file_size) {}
+    GgufParser(std::span<const std::byte> bytes, std::uint64_t file_size, StoredTypes types)
+        : bytes_(bytes), file_size_(file_size), types_(types) {}
 
     Result<Gguf> run() {
         if (file_size_ < bytes_.size()) return corrupt("more header bytes than the file has");
@@ -214,20 +251,20 @@ private:
         std::uint64_t elements = 1;
         for (std::uint32_t i = 0; i < tensor.rank; ++i) {
             tensor.dims[i] = take<std::uint64_t>();
-            // No element takes less than 1 byte, so the size of the file bounds every product.
-            if (tensor.dims[i] == 0 || tensor.dims[i] > file_size_ / elements) {
+            // No element takes less than half a byte, so the size of the file bounds every product.
+            if (tensor.dims[i] == 0 || tensor.dims[i] > 2 * file_size_ / elements) {
                 return corrupt(shown + " has an impossible dimension " + std::to_string(tensor.dims[i]));
             }
             elements *= tensor.dims[i];
         }
         FLEX_TRY(read_tensor_type(shown, tensor));
-        const std::uint64_t block = block_elements(tensor.type);
+        const std::uint64_t block = block_elements(tensor.stored);
         if (tensor.dims[0] % block != 0) {
             return corrupt(shown + ": row of " + std::to_string(tensor.dims[0]) + " is not a multiple of " +
                            std::to_string(block));
         }
         tensor.bytes =
-            elements / block * block_bytes(tensor.type); // <= 4 * file size: capped below, can not wrap
+            elements / block * block_bytes(tensor.stored); // <= 8 * file size: capped below, can not wrap
         tensor.offset = take<std::uint64_t>();
         if (tensor.offset % out_.alignment_ != 0) return corrupt(shown + " is not aligned");
         if (!out_.tensor_by_name_.emplace(name, out_.tensors_.size()).second)
@@ -237,18 +274,22 @@ private:
     }
 
     Status read_tensor_type(const std::string& shown, GgufTensor& tensor) {
+        tensor.type_at = at_;
         const auto type = take<std::uint32_t>();
-        switch (static_cast<TensorType>(type)) {
-        case TensorType::kF32:
-        case TensorType::kF16:
-        case TensorType::kQ8_0:
-        case TensorType::kBF16:
-            tensor.type = static_cast<TensorType>(type);
-            return {};
+        tensor.stored = static_cast<StoredType>(type);
+        const char* name = name_of(tensor.stored);
+        if (name == nullptr) {
+            return fail(ErrorCode::kUnsupported,
+                        "GGUF: " + shown + " has type " + std::to_string(type) +
+                            "; use a file in F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K or Q4_0");
         }
-        return fail(ErrorCode::kUnsupported,
-                    "GGUF: " + shown + " has type " + std::to_string(type) +
-                        "; only F32, F16, BF16 and Q8_0 are supported, convert the file to Q8_0");
+        if (needs_conversion(tensor.stored) && types_ == StoredTypes::kEngine) {
+            return fail(ErrorCode::kUnsupported,
+                        "GGUF: " + shown + " is " + name +
+                            "; seal the file, which converts it to Q8_0 (flexserve seal)");
+        }
+        tensor.type = needs_conversion(tensor.stored) ? TensorType::kQ8_0 : static_cast<TensorType>(type);
+        return {};
     }
 
     /// Offsets in the list count from the end of the padded header. Tensors may not overlap.
@@ -279,14 +320,15 @@ private:
 
     std::span<const std::byte> bytes_;
     std::uint64_t file_size_;
+    StoredTypes types_;
     std::uint64_t at_ = 0;
     Gguf out_;
 };
 
-Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, std::uint64_t file_size) {
-    // Keeps every size computation of the parser (at most 4 * file_size) inside 64 bits.
+Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, std::uint64_t file_size, StoredTypes types) {
+    // Keeps every size computation of the parser (at most 8 * file_size) inside 64 bits.
     if (file_size > (std::uint64_t{1} << 50)) return corrupt("absurd file size");
-    return GgufParser(bytes, file_size).run();
+    return GgufParser(bytes, file_size, types).run();
 }
 
 std::string_view GgufStrings::Iterator::operator*() const {

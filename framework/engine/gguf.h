@@ -28,10 +28,35 @@ enum class TensorType : std::uint32_t { kF32 = 0, kF16 = 1, kQ8_0 = 8, kBF16 = 3
 [[nodiscard]] std::uint32_t block_elements(TensorType type);
 [[nodiscard]] std::uint32_t block_bytes(TensorType type);
 
+/// What a file may hold: the engine's types, and those that sealing converts to Q8_0 (package/convert.h).
+enum class StoredType : std::uint32_t {
+    kF32 = 0,
+    kF16 = 1,
+    kQ4_0 = 2,
+    kQ8_0 = 8,
+    kQ4_K = 12,
+    kQ5_K = 13,
+    kQ6_K = 14,
+    kBF16 = 30,
+};
+[[nodiscard]] const char* name_of(StoredType type);
+[[nodiscard]] std::uint32_t block_elements(StoredType type);
+[[nodiscard]] std::uint32_t block_bytes(StoredType type);
+[[nodiscard]] bool needs_conversion(StoredType type);
+
+/// Which types a parsed file may have.
+enum class StoredTypes : std::uint8_t {
+    kEngine, ///< those that the engine computes with
+    kAll,    ///< also those that need conversion: their GgufTensor::type is Q8_0, which the data is not yet
+};
+
 /// Where one tensor lies. `dims[0]` is the contiguous dimension; unused dimensions are 1.
 struct GgufTensor {
     std::string_view name; ///< view into the parsed bytes
     TensorType type = TensorType::kF32;
+    StoredType stored = StoredType::kF32;
+    std::uint64_t type_at =
+        0; ///< offset in the file of the number of its type, which that of its offset follows
     std::uint32_t rank = 0; ///< 1..4
     std::array<std::uint64_t, 4> dims{1, 1, 1, 1};
     std::uint64_t offset = 0; ///< bytes from the start of the file
@@ -86,7 +111,8 @@ public:
     /// `bytes` holds at least the header (everything up to the tensor data). `file_size` is the size of the
     /// whole file, of which `bytes` is the beginning: pass it when the tensor data is somewhere else (a
     /// sealed package). Errors: kCorrupt, kUnsupported (version, big-endian, tensor types, nested arrays).
-    static Result<Gguf> parse(std::span<const std::byte> bytes, std::uint64_t file_size);
+    static Result<Gguf> parse(std::span<const std::byte> bytes, std::uint64_t file_size,
+                              StoredTypes types = StoredTypes::kEngine);
     static Result<Gguf> parse(std::span<const std::byte> bytes) { return parse(bytes, bytes.size()); }
 
     /// Values by key. Absent: nullopt. Present with another type (or out of range): kCorrupt error.

@@ -114,15 +114,28 @@ private:
         if (!(s.rope_base > 1 && s.rope_base < 1e12)) return corrupt("GGUF: absurd " + key("rope.freq_base"));
         FLEX_ASSIGN(const auto scaling, gguf_.string_value(key("rope.scaling.type")));
         const std::string_view type = scaling.value_or("none");
-        if (type == "linear") {
-            FLEX_ASSIGN(const auto factor, gguf_.float_value(key("rope.scaling.factor")));
-            s.rope_scale = factor.value_or(1.0);
-            if (!(s.rope_scale >= 1 && s.rope_scale < 1e6))
-                return corrupt("GGUF: absurd " + key("rope.scaling.factor"));
-        } else if (type != "none") {
-            return unsupported(key("rope.scaling.type") + ": only none and linear are supported");
+        if (type == "none") return {};
+        if (type != "linear" && type != "yarn")
+            return unsupported(key("rope.scaling.type") + ": only none, linear and yarn are supported");
+        FLEX_ASSIGN(s.rope_scale, number_or("rope.scaling.factor", 1, 1, 1e6));
+        if (type == "linear") return {};
+        s.rope_yarn = true;
+        FLEX_ASSIGN(s.yarn_context, count_or("rope.scaling.original_context_length", s.context, kMaxContext));
+        FLEX_ASSIGN(s.yarn_fast, number_or("rope.scaling.yarn_beta_fast", 32, 1e-3, 1e6));
+        FLEX_ASSIGN(s.yarn_slow, number_or("rope.scaling.yarn_beta_slow", 1, 1e-3, 1e6));
+        FLEX_ASSIGN(s.yarn_attention, number_or("rope.scaling.attn_factor", 1, 1e-3, 1e3));
+        for (const char* other : {"rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor",
+                                  "rope.scaling.yarn_log_multiplier"}) {
+            if (gguf_.has(key(other))) return unsupported(key(other) + " is not supported");
         }
         return {};
+    }
+
+    Result<double> number_or(const char* name, double otherwise, double least, double most) {
+        FLEX_ASSIGN(const auto value, gguf_.float_value(key(name)));
+        const double number = value.value_or(otherwise);
+        if (!(number >= least && number <= most)) return corrupt("GGUF: absurd " + key(name));
+        return number;
     }
 
     /// Adds a need after checking the tensor against it. A vector has rows = 1 and must be F32.
@@ -259,6 +272,18 @@ private:
     std::string prefix_;
     Model model_;
 };
+
+double yarn_share(const ModelShape& shape, std::size_t pair) {
+    // The dimension whose wave turns `turns` times within the original context.
+    const auto dimension = [&](double turns) {
+        constexpr double kTwoPi = 6.283185307179586;
+        return shape.rope_dims * std::log(shape.yarn_context / (turns * kTwoPi)) /
+               (2 * std::log(shape.rope_base));
+    };
+    const double low = std::max(0.0, std::floor(dimension(shape.yarn_fast)));
+    const double high = std::min(shape.rope_dims - 1.0, std::ceil(dimension(shape.yarn_slow)));
+    return 1.0 - std::clamp((static_cast<double>(pair) - low) / std::max(0.001, high - low), 0.0, 1.0);
+}
 
 Result<Model> Model::plan(const Gguf& gguf) { return ModelPlanner(gguf).run(); }
 

@@ -35,13 +35,22 @@ struct ModelShape {
     std::uint32_t context = 0;   ///< tokens the model was trained for
     std::uint32_t vocabulary = 0;
     double rope_base = 0;
-    double rope_scale = 1; ///< linear scaling: angles are divided by it
+    double rope_scale = 1; ///< scaling: angles are divided by it; with YaRN only those of slow dimensions
+    bool rope_yarn = false;
+    std::uint32_t yarn_context = 0; ///< of the model before it was stretched
+    double yarn_fast = 32,
+           yarn_slow = 1; ///< turns within yarn_context from which on a dimension is kept, or stretched whole
+    double yarn_attention = 1; ///< cosine and sine times this and 0.1 ln(rope_scale) + 1
     float rms_epsilon = 0;
     bool tied_head = false; ///< no output.weight: the embedding is the head
 
     [[nodiscard]] std::uint32_t q_width() const { return heads * head_size; }
     [[nodiscard]] std::uint32_t kv_width() const { return kv_heads * head_size; }
 };
+
+/// YaRN (arXiv 2309.00071, section 3.2): how much of pair `pair` keeps its own angle, 0..1; the rest is
+/// divided by rope_scale.
+[[nodiscard]] double yarn_share(const ModelShape& shape, std::size_t pair);
 
 /// A stage is a unit of loading and of computing, in this order: the embedding (stage 0), layer i (stage 1 +
 /// i), the head (stage layers + 1: final norm and, when not tied, the output matrix).

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
+#include <string>
 
 #include "engine/kernels/exact.h"
 
@@ -37,6 +40,25 @@ Status check(const SamplerOptions& options) {
     if (!(options.min_p >= 0.0F && options.min_p < 1.0F)) {
         return fail(ErrorCode::kInvalidArgument, "min_p must be at least 0 and below 1");
     }
+    if (!(options.repeat_penalty >= 0.1F && options.repeat_penalty <= 10.0F)) {
+        return fail(ErrorCode::kInvalidArgument, "repeat_penalty must be from 0.1 to 10");
+    }
+    if (!(options.presence_penalty >= -2.0F && options.presence_penalty <= 2.0F)) {
+        return fail(ErrorCode::kInvalidArgument, "presence_penalty must be from -2 to 2");
+    }
+    if (!(options.frequency_penalty >= -2.0F && options.frequency_penalty <= 2.0F)) {
+        return fail(ErrorCode::kInvalidArgument, "frequency_penalty must be from -2 to 2");
+    }
+    if (options.logit_bias.size() > kMaxLogitBias) {
+        return fail(ErrorCode::kInvalidArgument,
+                    "logit_bias may name " + std::to_string(kMaxLogitBias) + " tokens at most");
+    }
+    for (const auto& [token, bias] : options.logit_bias) {
+        if (!(bias >= -100.0F && bias <= 100.0F)) {
+            return fail(ErrorCode::kInvalidArgument,
+                        "logit_bias of token " + std::to_string(token) + " must be from -100 to 100");
+        }
+    }
     return {};
 }
 
@@ -53,9 +75,47 @@ Result<TokenId> greedy(std::span<const float> logits) {
     return static_cast<TokenId>(best);
 }
 
-Sampler::Sampler(const SamplerOptions& options) : options_(options) {
+Sampler::Sampler(const SamplerOptions& options, std::span<const TokenId> prompt) : options_(options) {
     std::uint64_t seed = options.seed;
     for (std::uint64_t& word : state_) word = next_seed(seed);
+    recent_.assign(prompt.end() - static_cast<std::ptrdiff_t>(std::min(prompt.size(), kRepeatWindow)),
+                   prompt.end());
+}
+
+void Sampler::remember(TokenId token) {
+    if (options_.presence_penalty != 0.0F || options_.frequency_penalty != 0.0F) ++counts_[token];
+    if (options_.repeat_penalty == 1.0F) return;
+    if (recent_.size() < kRepeatWindow) {
+        recent_.push_back(token);
+    } else {
+        recent_[recent_at_] = token;
+        recent_at_ = (recent_at_ + 1) % kRepeatWindow;
+    }
+}
+
+/// The logits themselves when nothing is asked of them: greedy stays exactly the model's choice.
+std::span<const float> Sampler::adjusted(std::span<const float> logits) {
+    const bool repeats = options_.repeat_penalty != 1.0F;
+    if (!repeats && counts_.empty() && options_.logit_bias.empty()) return logits;
+    adjusted_.assign(logits.begin(), logits.end());
+    if (repeats) {
+        std::vector<TokenId> seen = recent_;
+        std::sort(seen.begin(), seen.end());
+        seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+        for (const TokenId token : seen) {
+            if (token >= adjusted_.size()) continue;
+            float& logit = adjusted_[token];
+            logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+        }
+    }
+    for (const auto& [token, count] : counts_) {
+        adjusted_[token] -=
+            options_.presence_penalty + options_.frequency_penalty * static_cast<float>(count);
+    }
+    for (const auto& [token, bias] : options_.logit_bias) {
+        if (token < adjusted_.size()) adjusted_[token] += bias;
+    }
+    return adjusted_;
 }
 
 /// xoshiro256++
@@ -72,6 +132,12 @@ double Sampler::draw() {
 }
 
 Result<TokenId> Sampler::sample(std::span<const float> logits) {
+    auto token = choose(adjusted(logits));
+    if (token) remember(*token);
+    return token;
+}
+
+Result<TokenId> Sampler::choose(std::span<const float> logits) {
     if (options_.temperature <= 0.0F) return greedy(logits);
     candidates_.clear();
     for (std::size_t i = 0; i < logits.size(); ++i) {
@@ -109,6 +175,36 @@ Result<TokenId> Sampler::sample(std::span<const float> logits) {
         if (target < 0) return candidates_[i].id;
     }
     return candidates_[keep - 1].id;
+}
+
+TokenLogprobs logprobs_of(std::span<const float> logits, TokenId token, std::uint32_t top) {
+    float most = -std::numeric_limits<float>::infinity();
+    for (const float logit : logits) {
+        if (std::isfinite(logit)) most = std::max(most, logit);
+    }
+    double total = 0;
+    for (const float logit : logits) {
+        if (std::isfinite(logit)) total += exact_exp(logit - most);
+    }
+    const double log_total = std::log(total);
+    // What JSON cannot say (minus infinity) becomes a number as small as the API's own.
+    constexpr float kImpossible = -9999.0F;
+    const auto logprob = [&](TokenId id) {
+        if (id >= logits.size() || !std::isfinite(logits[id])) return kImpossible;
+        return static_cast<float>(static_cast<double>(logits[id]) - most - log_total);
+    };
+    TokenLogprobs out{{token, logprob(token)}, {}};
+    std::vector<TokenId> ids(top == 0 ? 0 : logits.size());
+    std::iota(ids.begin(), ids.end(), 0u);
+    const auto keep = static_cast<std::ptrdiff_t>(std::min<std::size_t>(top, ids.size()));
+    std::partial_sort(ids.begin(), ids.begin() + keep, ids.end(), [&](TokenId a, TokenId b) {
+        const float x = std::isfinite(logits[a]) ? logits[a] : -std::numeric_limits<float>::infinity();
+        const float y = std::isfinite(logits[b]) ? logits[b] : -std::numeric_limits<float>::infinity();
+        return x != y ? x > y : a < b;
+    });
+    for (std::ptrdiff_t i = 0; i < keep; ++i)
+        out.top.push_back({ids[static_cast<std::size_t>(i)], logprob(ids[static_cast<std::size_t>(i)])});
+    return out;
 }
 
 } // namespace flex::engine

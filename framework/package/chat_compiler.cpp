@@ -431,7 +431,8 @@ Result<SealedChat> chat_form_of(const engine::Gguf& gguf, const std::string& oth
 
 Result<SealedChat> chat_form_of_file(const std::string& path, const std::string& other) {
     FLEX_ASSIGN(const port::MappedFile file, port::MappedFile::open(path));
-    FLEX_ASSIGN(const auto gguf, engine::Gguf::parse(file.bytes()));
+    const auto bytes = file.bytes();
+    FLEX_ASSIGN(const auto gguf, engine::Gguf::parse(bytes, bytes.size(), engine::StoredTypes::kAll));
     return chat_form_of(gguf, other);
 }
 

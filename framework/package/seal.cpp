@@ -4,6 +4,7 @@
 
 #include "engine/model.h"
 #include "engine/packing.h"
+#include "package/convert.h"
 #include "package/package.h"
 #include "port/files.h"
 #include "tokenizer/tokenizer.h"
@@ -102,7 +103,7 @@ Result<Manifest> plan(const SealOptions& options, const Layout& layout, std::siz
 }
 
 /// Fills `out` (zeroed) with what lies at `at` in a stage's clear text: whole tensors, parts, padding.
-Status read_stage(const port::File& source, const engine::Model& model, const Layout& layout,
+Status read_stage(const ModelFile& source, const engine::Model& model, const Layout& layout,
                   std::uint32_t stage, std::uint64_t at, std::span<std::byte> out) {
     const auto needs = model.tensors();
     for (std::size_t i = 0; i < needs.size(); ++i) {
@@ -133,7 +134,7 @@ Status check_options(const SealOptions& options) {
     return {};
 }
 
-Status write_package(const SealOptions& options, const port::MappedFile& source, const engine::Model& model,
+Status write_package(const SealOptions& options, const ModelFile& source, const engine::Model& model,
                      const Layout& layout, crypto::Bytes metadata, Manifest& manifest,
                      const crypto::Secret32& publisher_key) {
     FLEX_ASSIGN(const auto content_key, crypto::random_secret());
@@ -148,7 +149,7 @@ Status write_package(const SealOptions& options, const port::MappedFile& source,
     }));
     for (std::uint32_t stage = 0; stage < model.stages(); ++stage) {
         FLEX_TRY(writer.write_group(stage + 1, [&](std::uint64_t at, std::span<std::byte> out) {
-            return read_stage(source.file(), model, layout, stage, at, out);
+            return read_stage(source, model, layout, stage, at, out);
         }));
     }
     FLEX_ASSIGN(const auto prefix, serialize(manifest, publisher_key));
@@ -160,8 +161,8 @@ Status write_package(const SealOptions& options, const port::MappedFile& source,
 
 Result<SealResult> seal(const SealOptions& options, const crypto::Secret32& publisher_key) {
     FLEX_TRY(check_options(options));
-    FLEX_ASSIGN(const port::MappedFile source, port::MappedFile::open(options.source));
-    FLEX_ASSIGN(const auto gguf, engine::Gguf::parse(source.bytes()));
+    FLEX_ASSIGN(const ModelFile source, ModelFile::open(options.source));
+    FLEX_ASSIGN(const auto gguf, engine::Gguf::parse(source.header(), source.size()));
     FLEX_ASSIGN(const auto model, engine::Model::plan(gguf));
     FLEX_ASSIGN(const auto tokenizer, tokenizer::Tokenizer::create(gguf));
     if (tokenizer.size() != model.shape().vocabulary) {
@@ -170,12 +171,12 @@ Result<SealResult> seal(const SealOptions& options, const crypto::Secret32& publ
                                              std::to_string(model.shape().vocabulary));
     }
     const Layout layout = lay_out(model);
-    const auto metadata = format_metadata(source.bytes().first(gguf.data_offset()), source.bytes().size(),
-                                          options.chat_form, layout.places);
+    const auto metadata = format_metadata(source.header(), source.size(), options.chat_form, layout.places);
     SealResult result;
     FLEX_ASSIGN(result.manifest, plan(options, layout, metadata.size()));
     FLEX_TRY(write_package(options, source, model, layout, metadata, result.manifest, publisher_key));
     result.model_name = model.name();
+    result.conversions = source.conversions();
     result.tensors = layout.places.size();
     return result;
 }

@@ -27,6 +27,7 @@ struct SealResult {
     Manifest manifest;
     std::string model_name; ///< from the GGUF, may be empty
     std::size_t tensors = 0;
+    std::string conversions; ///< for people: which tensors became Q8_0; empty: none
 };
 
 /// Checks the model (shape, every tensor, tokenizer) before it writes a byte.

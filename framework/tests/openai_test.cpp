@@ -39,6 +39,63 @@ TEST(OpenAi, a_chat_request_is_read_in_full) {
     EXPECT_EQ(r.options.cache_key, "k");
 }
 
+TEST(OpenAi, sampling_options_are_read) {
+    const auto r =
+        good(Endpoint::kChat, R"({"model":"m","messages":[{"role":"user","content":"x"}],"repeat_penalty":1.1,
+        "presence_penalty":-2,"frequency_penalty":0.5,"logit_bias":{"7":-100,"8":1.5},"logprobs":true,"top_logprobs":3})");
+    EXPECT_FLOAT_EQ(r.options.sampler.repeat_penalty, 1.1F);
+    EXPECT_FLOAT_EQ(r.options.sampler.presence_penalty, -2.0F);
+    EXPECT_FLOAT_EQ(r.options.sampler.frequency_penalty, 0.5F);
+    EXPECT_EQ(r.options.sampler.logit_bias,
+              (std::vector<std::pair<TokenId, float>>{{7, -100.0F}, {8, 1.5F}}));
+    EXPECT_TRUE(r.options.logprobs);
+    EXPECT_EQ(r.options.top_logprobs, 3u);
+    const auto c = good(Endpoint::kCompletion, R"({"model":"m","prompt":"x","logprobs":2})");
+    EXPECT_TRUE(c.options.logprobs);
+    EXPECT_EQ(c.options.top_logprobs, 2u);
+    EXPECT_TRUE(good(Endpoint::kCompletion, R"({"model":"m","prompt":"x","logprobs":0})").options.logprobs);
+    EXPECT_FALSE(
+        good(Endpoint::kCompletion, R"({"model":"m","prompt":"x","logprobs":null})").options.logprobs);
+}
+
+TEST(OpenAi, tools_calls_and_reasoning_are_read) {
+    const auto r =
+        good(Endpoint::kChat, R"({"model":"m","tools":[{"type":"function","function":{"name":"f"}}],
+        "tool_choice":"auto","messages":[{"role":"user","content":"x"},
+        {"role":"assistant","content":null,"reasoning_content":"hm","tool_calls":[
+          {"id":"1","type":"function","function":{"name":"f","arguments":"{\"b\": [1,2], \"a\": \"\u00e9\"}"}}]},
+        {"role":"tool","tool_call_id":"1","content":"y"}]})");
+    const auto& c = r.conversation;
+    EXPECT_EQ(c.tools, (std::vector<std::string>{R"({"type":"function","function":{"name":"f"}})"}));
+    ASSERT_EQ(c.messages.size(), 3u);
+    EXPECT_EQ(c.messages[1].reasoning, "hm");
+    ASSERT_EQ(c.messages[1].calls.size(), 1u);
+    EXPECT_EQ(c.messages[1].calls[0].name, "f");
+    EXPECT_EQ(c.messages[1].calls[0].arguments, "{\"b\":[1,2],\"a\":\"\u00e9\"}"); // in the client's order
+    EXPECT_EQ(c.messages[2].role, tokenizer::Role::kTool);
+    const auto none =
+        good(Endpoint::kChat, R"({"model":"m","tools":[{"type":"function","function":{"name":"f"}}],
+        "tool_choice":"none","messages":[{"role":"user","content":"x"}]})");
+    EXPECT_TRUE(none.conversation.tools.empty());
+}
+
+TEST(OpenAi, log_probabilities_have_the_api_s_shape) {
+    CompletionRequest request;
+    request.options.logprobs = true;
+    const std::vector<AnswerLogprobs> logprobs = {{{"a\xc3", -0.5F}, {{"a\xc3", -0.5F}, {"b", -1.0F}}}};
+    const Json chat = Json::parse(format_answer({Endpoint::kChat, "i", 0, "m"}, request, "t", logprobs, {}));
+    const Json& place = chat["choices"][0]["logprobs"]["content"][0];
+    EXPECT_EQ(place["bytes"], (Json{0x61, 0xc3})); // the text of half a character says nothing; its bytes do
+    EXPECT_FLOAT_EQ(place["logprob"], -0.5F);
+    EXPECT_EQ(place["top_logprobs"][1]["token"], "b");
+    const Json text =
+        Json::parse(format_answer({Endpoint::kCompletion, "i", 0, "m"}, request, "t", logprobs, {}));
+    EXPECT_FLOAT_EQ(text["choices"][0]["logprobs"]["top_logprobs"][0]["b"], -1.0F);
+    EXPECT_EQ(text["choices"][0]["logprobs"]["tokens"].size(), 1u);
+    const std::string event = format_text_event({Endpoint::kChat, "i", 0, "m"}, request, "t", logprobs);
+    EXPECT_EQ(Json::parse(event.substr(6))["choices"][0]["logprobs"]["content"].size(), 1u);
+}
+
 TEST(OpenAi, the_defaults_are_those_of_the_api) {
     const auto r = good(Endpoint::kCompletion, R"({"model":"m","prompt":"text","stop":null,"seed":null})");
     EXPECT_FLOAT_EQ(r.options.sampler.temperature, 1.0F);
@@ -107,10 +164,31 @@ const Bad kBadChats[] = {
     {"{" M R"(,"stream":1})", "stream"},
     {"{" M R"(,"stream_options":[]})", "stream_options"},
     {"{" M R"(,"n":2})", "n must be 1"},
-    {"{" M R"(,"logprobs":true})", "logprobs"},
-    {"{" M R"(,"presence_penalty":1})", "presence_penalty"},
+    {"{" M R"(,"logprobs":5})", "logprobs"},
+    {"{" M R"(,"top_logprobs":5})", "needs logprobs"},
+    {"{" M R"(,"logprobs":true,"top_logprobs":21})", "at most 20"},
+    {"{" M R"(,"presence_penalty":2.1})", "presence_penalty"},
+    {"{" M R"(,"frequency_penalty":-3})", "frequency_penalty"},
+    {"{" M R"(,"frequency_penalty":"x"})", "frequency_penalty"},
+    {"{" M R"(,"repeat_penalty":0})", "repeat_penalty"},
+    {"{" M R"(,"logit_bias":[]})", "logit_bias"},
+    {"{" M R"(,"logit_bias":{"x":2}})", "logit_bias"},
+    {"{" M R"(,"logit_bias":{"-1":2}})", "logit_bias"},
+    {"{" M R"(,"logit_bias":{"99999999999":2}})", "logit_bias"},
+    {"{" M R"(,"logit_bias":{"1":"2"}})", "logit_bias"},
+    {"{" M R"(,"logit_bias":{"1":101}})", "from -100 to 100"},
+    {"{" M R"(,"tools":5})", "tools"},
+    {"{" M R"(,"tools":[{"type":"function","function":{}}]})", "tools"},
+    {"{" M R"(,"tool_choice":"required"})", "tool_choice"},
+    {R"({"model":"m","messages":[{"role":"assistant","tool_calls":5}]})", "tool_calls"},
+    {R"({"model":"m","messages":[{"role":"user","content":"","tool_calls":[]}]})", "tool_calls"},
+    {R"({"model":"m","messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"[1]"}}]}]})",
+     "JSON object"},
+    {R"({"model":"m","messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"{"}}]}]})",
+     "JSON object"},
+    {R"({"model":"m","messages":[{"role":"assistant","content":"x","reasoning_content":5}]})",
+     "reasoning_content"},
     {"{" M R"(,"tools":[{}]})", "tools"},
-    {"{" M R"(,"logit_bias":{"1":2}})", "logit_bias"},
     {"{" M R"(,"response_format":{"type":"json_object"}})", "response_format"},
     {"{" M R"(,"response_format":{"type":5}})", "response_format"},
     {"{" M R"(,"chat_template_kwargs":5})", "chat_template_kwargs"},
@@ -151,7 +229,7 @@ GenerationResult result() {
 TEST(OpenAi, a_chat_answer_has_the_api_s_shape) {
     CompletionRequest request;
     const Json answer =
-        Json::parse(format_answer({Endpoint::kChat, "chatcmpl-1", 99, "m"}, request, "text", result()));
+        Json::parse(format_answer({Endpoint::kChat, "chatcmpl-1", 99, "m"}, request, "text", {}, result()));
     EXPECT_EQ(answer["object"], "chat.completion");
     EXPECT_EQ(answer["id"], "chatcmpl-1");
     EXPECT_EQ(answer["created"], 99);
@@ -178,7 +256,7 @@ TEST(OpenAi, a_plain_completion_has_the_api_s_shape) {
     auto r = result();
     r.stopped = false;
     const Json answer =
-        Json::parse(format_answer({Endpoint::kCompletion, "cmpl-1", 99, "m"}, request, "text", r));
+        Json::parse(format_answer({Endpoint::kCompletion, "cmpl-1", 99, "m"}, request, "text", {}, r));
     EXPECT_EQ(answer["object"], "text_completion");
     EXPECT_EQ(answer["choices"][0]["text"], "before text");
     EXPECT_EQ(answer["choices"][0]["finish_reason"], "length");
@@ -187,7 +265,7 @@ TEST(OpenAi, a_plain_completion_has_the_api_s_shape) {
 
 TEST(OpenAi, an_answer_that_is_not_utf8_is_still_json) {
     CompletionRequest request;
-    const std::string text = format_answer({Endpoint::kChat, "i", 0, "m"}, request, "a\xff", result());
+    const std::string text = format_answer({Endpoint::kChat, "i", 0, "m"}, request, "a\xff", {}, result());
     EXPECT_FALSE(Json::parse(text, nullptr, false).is_discarded());
 }
 
@@ -205,8 +283,9 @@ TEST(OpenAi, a_stream_has_the_api_s_shape) {
     CompletionRequest request;
     request.stream_usage = true;
     const AnswerHead head{Endpoint::kChat, "chatcmpl-1", 99, "m"};
-    const auto events = events_of(format_first_event(head) + format_text_event(head, "two\n\nlines") +
-                                  format_last_events(head, request, result()));
+    const auto events =
+        events_of(format_first_event(head) + format_text_event(head, request, "two\n\nlines", {}) +
+                  format_last_events(head, request, result()));
     ASSERT_EQ(events.size(), 5u);
     EXPECT_EQ(Json::parse(events[0])["choices"][0]["delta"]["role"], "assistant");
     EXPECT_EQ(Json::parse(events[0])["object"], "chat.completion.chunk");

@@ -157,6 +157,47 @@ TEST_F(ServerTest, the_store_s_models_are_listed) {
     EXPECT_EQ(Json::parse(got->body)["data"][0]["id"], "demo");
 }
 
+TEST_F(ServerTest, log_probabilities_stand_beside_every_token_streamed_or_not) {
+    const Json asked = chat({{"logprobs", true}, {"top_logprobs", 2}, {"max_tokens", 6}});
+    const Json whole = ask("/v1/chat/completions", asked);
+    const Json& content = whole["choices"][0]["logprobs"]["content"];
+    ASSERT_EQ(content.size(), whole["usage"]["completion_tokens"]);
+    std::string text;
+    for (const Json& place : content) {
+        EXPECT_EQ(place["top_logprobs"].size(), 2u);
+        EXPECT_EQ(place["token"], place["top_logprobs"][0]["token"]); // greedy: the likeliest
+        EXPECT_LE(place["logprob"].get<double>(), 0.0);
+        text += place["token"].get<std::string>();
+    }
+    EXPECT_EQ(text, whole["choices"][0]["message"]["content"]);
+    Json streaming = asked;
+    streaming["stream"] = true;
+    const auto got = post("/v1/chat/completions", streaming.dump());
+    ASSERT_TRUE(got);
+    Json streamed = Json::array();
+    std::istringstream lines(got->body);
+    for (std::string line; std::getline(lines, line);) {
+        if (!line.starts_with("data: {")) continue;
+        const Json event = Json::parse(line.substr(6));
+        if (event["choices"].empty() || !event["choices"][0].contains("logprobs")) continue;
+        for (const Json& place : event["choices"][0]["logprobs"]["content"]) streamed.push_back(place);
+    }
+    EXPECT_EQ(streamed, content);
+}
+
+TEST_F(ServerTest, a_bias_forbids_a_token_and_one_outside_the_vocabulary_is_refused) {
+    const Json first = ask("/v1/chat/completions", chat({{"return_tokens", true}, {"max_tokens", 1}}));
+    const TokenId token = first["choices"][0]["tokens"][0];
+    const Json biased =
+        chat({{"return_tokens", true}, {"max_tokens", 8}, {"logit_bias", {{std::to_string(token), -100}}}});
+    for (const Json& other : ask("/v1/chat/completions", biased)["choices"][0]["tokens"])
+        EXPECT_NE(other, token);
+    const auto refused = post("/v1/chat/completions", chat({{"logit_bias", {{"4000000", 1}}}}).dump());
+    ASSERT_TRUE(refused);
+    EXPECT_EQ(refused->status, 400);
+    EXPECT_NE(refused->body.find("4000000"), std::string::npos);
+}
+
 TEST_F(ServerTest, greedy_answers_are_the_same_streamed_or_not) {
     const Json whole = ask("/v1/chat/completions", chat());
     const std::string text = whole["choices"][0]["message"]["content"];

@@ -85,5 +85,68 @@ TEST(Sampler, options_out_of_range_are_refused) {
     EXPECT_FALSE(check({.min_p = 1.0F}).ok());
 }
 
+TEST(Sampler, penalties_and_bias_move_the_logits_they_name_and_no_others) {
+    const std::vector<float> logits = {1.0F, 0.9F, -1.0F};
+    // Presence: once said, token 0 falls below token 1, and then they take turns at the same height.
+    Sampler presence({.presence_penalty = 0.5F});
+    EXPECT_EQ(*presence.sample(logits), 0u);
+    EXPECT_EQ(*presence.sample(logits), 1u);
+    EXPECT_EQ(*presence.sample(logits), 0u);
+    EXPECT_EQ(*presence.sample(logits), 0u); // presence counts once
+    Sampler frequency({.frequency_penalty = 0.5F});
+    std::vector<TokenId> said;
+    for (int i = 0; i < 4; ++i) said.push_back(*frequency.sample(logits));
+    EXPECT_EQ(said, (std::vector<TokenId>{0, 1, 0, 1}));
+    // Repeat: the prompt counts, and negative logits go further down.
+    const TokenId prompt[] = {0, 2};
+    EXPECT_EQ(*Sampler({.repeat_penalty = 1.5F}, prompt).sample(logits), 1u);
+    EXPECT_EQ(*Sampler({.repeat_penalty = 1.05F}, prompt).sample(logits), 0u);
+    EXPECT_EQ(*Sampler({.repeat_penalty = 2.0F}, std::span(prompt).subspan(1))
+                   .sample(std::vector<float>{-3, -2, -1.4F}),
+              1u);
+    EXPECT_EQ(*Sampler({.logit_bias = {{2, 5.0F}, {99, 100.0F}}}).sample(logits), 2u);
+    EXPECT_EQ(*Sampler({.logit_bias = {{0, -100.0F}}}).sample(logits), 1u);
+}
+
+TEST(Sampler, repeats_are_forgotten_after_the_window) {
+    std::vector<TokenId> prompt(kRepeatWindow, 1);
+    prompt.insert(prompt.begin(), 0); // just out of the window
+    const std::vector<float> logits = {1.0F, 1.5F, 0.5F};
+    Sampler sampler({.repeat_penalty = 10.0F}, prompt);
+    EXPECT_EQ(*sampler.sample(logits), 0u);
+    EXPECT_EQ(*sampler.sample(logits), 2u); // 0 has just been said
+    Sampler long_ago({.repeat_penalty = 10.0F, .logit_bias = {{1, -100.0F}, {2, -100.0F}}}, prompt);
+    for (std::size_t i = 0; i < 2 * kRepeatWindow; ++i) ASSERT_EQ(*long_ago.sample(logits), 0u);
+}
+
+TEST(Sampler, options_out_of_range_are_refused_by_name) {
+    const std::pair<SamplerOptions, const char*> cases[] = {
+        {{.repeat_penalty = 0.0F}, "repeat_penalty"},
+        {{.repeat_penalty = NAN}, "repeat_penalty"},
+        {{.presence_penalty = 2.5F}, "presence_penalty"},
+        {{.frequency_penalty = -2.5F}, "frequency_penalty"},
+        {{.logit_bias = {{5, 101.0F}}}, "token 5"},
+        {{.logit_bias = {{5, NAN}}}, "token 5"},
+        {{.logit_bias = std::vector<std::pair<TokenId, float>>(kMaxLogitBias + 1)}, "1024"},
+    };
+    for (const auto& [options, word] : cases) {
+        const auto status = check(options);
+        ASSERT_FALSE(status.ok()) << word;
+        EXPECT_NE(status.error().message.find(word), std::string::npos) << status.error().message;
+    }
+}
+
+TEST(Sampler, log_probabilities_are_those_of_the_softmax) {
+    const std::vector<float> logits = {std::log(0.5F), NAN, std::log(0.2F), std::log(0.3F)};
+    const auto p = logprobs_of(logits, 2, 3);
+    EXPECT_NEAR(p.token.logprob, std::log(0.2), 1e-6);
+    ASSERT_EQ(p.top.size(), 3u);
+    EXPECT_EQ(p.top[0].id, 0u);
+    EXPECT_EQ(p.top[1].id, 3u);
+    EXPECT_NEAR(p.top[1].logprob, std::log(0.3), 1e-6);
+    EXPECT_LT(logprobs_of(logits, 1, 0).token.logprob, -9000);
+    EXPECT_EQ(logprobs_of(logits, 0, 20).top.size(), 4u);
+}
+
 } // namespace
 } // namespace flex::engine

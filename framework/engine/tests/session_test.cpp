@@ -334,6 +334,48 @@ TEST(Model, binds_only_exact_and_aligned_bytes_of_known_tensors) {
     EXPECT_TRUE(loaded->model.bound(2));
 }
 
+TEST(Model, yarn_stretches_the_slow_dimensions_only) {
+    // Qwen3's own setting: 32768 tokens stretched by 4. The paper's bounds are then 23 and 40 of 64 pairs:
+    // floor(128 ln(32768 / 64 pi) / 2 ln 1e6) and ceil(128 ln(32768 / 2 pi) / 2 ln 1e6).
+    ModelShape shape;
+    shape.rope_dims = 128;
+    shape.rope_base = 1e6;
+    shape.rope_scale = 4;
+    shape.rope_yarn = true;
+    shape.yarn_context = 32768;
+    EXPECT_EQ(yarn_share(shape, 0), 1.0);
+    EXPECT_EQ(yarn_share(shape, 23), 1.0);
+    EXPECT_NEAR(yarn_share(shape, 31), 1.0 - 8.0 / 17, 1e-12);
+    EXPECT_EQ(yarn_share(shape, 40), 0.0);
+    EXPECT_EQ(yarn_share(shape, 63), 0.0);
+}
+
+TEST(Model, yarn_by_factor_one_changes_nothing_and_by_four_what_it_should) {
+    const auto logits_with = [](const std::function<void(testing::GgufBuilder&)>& change) {
+        testing::GgufBuilder b = RandomModel{}.builder();
+        change(b);
+        const auto bytes = b.build();
+        const auto gguf = Gguf::parse(bytes).value();
+        const auto model = Model::from_gguf(gguf, bytes).value();
+        ThreadPool pool(1);
+        const auto session = Session::create(model, pool, {}).value();
+        const std::vector<TokenId> ids = {1, 2, 3, 4, 5, 6, 7, 8};
+        const std::vector<std::uint32_t> last = {7};
+        return session->logits(ids, last).value();
+    };
+    const auto plain = logits_with([](auto&) {});
+    const auto scaled = [](const char* type, float factor, std::uint32_t context) {
+        return [=](testing::GgufBuilder& b) {
+            b.string("qwen3.rope.scaling.type", type).f32("qwen3.rope.scaling.factor", factor);
+            if (context != 0) b.u32("qwen3.rope.scaling.original_context_length", context);
+        };
+    };
+    EXPECT_EQ(logits_with(scaled("yarn", 1, 64)), plain);
+    const auto stretched = logits_with(scaled("yarn", 4, 64));
+    EXPECT_NE(stretched, plain);
+    EXPECT_NE(stretched, logits_with(scaled("linear", 4, 0)));
+}
+
 TEST(Model, refuses_what_it_cannot_compute_by_name) {
     const auto with = [](const std::function<void(testing::GgufBuilder&)>& change) {
         testing::GgufBuilder b = RandomModel{}.builder();
@@ -342,7 +384,15 @@ TEST(Model, refuses_what_it_cannot_compute_by_name) {
     };
     EXPECT_EQ(with([](auto&) {}), "");
     EXPECT_NE(with([](auto& b) { b.u32("qwen3.expert_count", 8); }).find("experts"), std::string::npos);
-    EXPECT_NE(with([](auto& b) { b.string("qwen3.rope.scaling.type", "yarn"); }).find("rope.scaling"),
+    EXPECT_NE(with([](auto& b) { b.string("qwen3.rope.scaling.type", "longrope"); }).find("rope.scaling"),
+              std::string::npos);
+    EXPECT_NE(with([](auto& b) {
+                  b.string("qwen3.rope.scaling.type", "yarn").f32("qwen3.rope.scaling.yarn_ext_factor", 0.5F);
+              }).find("yarn_ext_factor"),
+              std::string::npos);
+    EXPECT_NE(with([](auto& b) {
+                  b.string("qwen3.rope.scaling.type", "yarn").f32("qwen3.rope.scaling.factor", 0.5F);
+              }).find("rope.scaling.factor"),
               std::string::npos);
     EXPECT_NE(with([](auto& b) {
                   b.tensor("blk.0.attn_q.bias", {1}, TensorType::kF32, std::vector<std::byte>(4));
