@@ -1,11 +1,13 @@
 #include "cli/attack/scan.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <set>
 
 #include "base/crypto.h"
 #include "engine/gguf.h"
+#include "engine/packing.h"
 #include "port/files.h"
 
 namespace flex::attack {
@@ -44,18 +46,24 @@ std::vector<Pattern> weight_pieces(const std::filesystem::path& path, std::size_
     if (!file) throw platform::DeviceError(file.error().message);
     const auto gguf = engine::Gguf::parse(file->bytes());
     if (!gguf) throw platform::DeviceError(path.string() + ": " + gguf.error().message);
-    std::vector<const engine::GgufTensor*> tensors;
-    for (const engine::GgufTensor& tensor : gguf->tensors())
+    const auto model = engine::Model::plan(*gguf);
+    if (!model) throw platform::DeviceError(path.string() + ": " + model.error().message);
+    std::vector<const engine::TensorNeed*> tensors;
+    for (const engine::TensorNeed& tensor : model->tensors())
         if (tensor.type == engine::TensorType::kQ8_0 && tensor.bytes >= 64 * kPieceBytes) tensors.push_back(&tensor);
     if (tensors.empty()) throw platform::DeviceError(path.string() + " has no quantised weights to look for");
-    const std::string_view all(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
     std::vector<Pattern> pieces;
     for (std::size_t i = 0; pieces.size() < count && i < 4 * count; ++i) {
-        const engine::GgufTensor& tensor = *tensors[i * tensors.size() / count % tensors.size()];
-        // Somewhere inside, never at a block's or a page's start.
-        const std::uint64_t at = tensor.offset + (tensor.bytes - kPieceBytes) / 5 * (1 + i % 4) + 7;
-        const std::string_view piece = all.substr(at, kPieceBytes);
-        if (is_distinctive(piece)) pieces.push_back({"weights-" + std::to_string(pieces.size()), std::string(piece)});
+        const engine::TensorNeed& tensor = *tensors[i * tensors.size() / count % tensors.size()];
+        // Somewhere inside, never at a block's or a page's start; as the kernels see it in memory.
+        const std::uint64_t at = (tensor.bytes - kPieceBytes) / 5 * (1 + i % 4) + 7;
+        std::string piece(kPieceBytes, '\0');
+        const auto read = [&](std::uint64_t offset, std::span<std::byte> out) -> Status {
+            std::ranges::copy(file->bytes().subspan(tensor.file_offset + offset, out.size()), out.begin());
+            return {};
+        };
+        if (!engine::read_tensor(tensor, at, std::as_writable_bytes(std::span(piece)), read)) continue;
+        if (is_distinctive(piece)) pieces.push_back({"weights-" + std::to_string(pieces.size()), piece});
     }
     if (pieces.empty()) throw platform::DeviceError(path.string() + " has no weights worth looking for");
     return pieces;
