@@ -19,6 +19,7 @@
 #include "cli/bench_limits.h"
 #include "cli/client.h"
 #include "cli/output.h"
+#include "engine/batch.h"
 #include "engine/kernels/kernels.h"
 #include "engine/session.h"
 #include "engine/thread_pool.h"
@@ -58,6 +59,9 @@ double median(std::vector<double> values) {
     return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
+constexpr std::uint32_t kTogether = 4; // sequences that decode together
+constexpr std::uint32_t kTogetherTokens = 32;
+
 /// One line of the result.
 struct Row {
     std::string what;
@@ -89,6 +93,10 @@ struct Bench {
         options.kernels = kernels;
         model->start_loading();
         session = need(engine::Session::create(model->model(), pool, options));
+        if (arguments.rounds > 0 && arguments.generate > 0) {
+            together = need(engine::Batch::create(model->model(), pool,
+                                                  {kTogether, kTogetherTokens + 1, model.get(), kernels}));
+        }
     }
 
     /// Ids that do not repeat soon, so that the embedding is not all in cache.
@@ -106,6 +114,7 @@ struct Bench {
     const engine::Kernels* kernels = nullptr;
     std::unique_ptr<pipeline::LoadedModel> model;
     std::unique_ptr<engine::Session> session;
+    std::shared_ptr<engine::Batch> together; ///< for several sequences; null when they are not asked for
 };
 
 /// Weights of the layers and of the head: multiplications and bytes for one token.
@@ -142,6 +151,28 @@ double time_decode(Bench& bench, std::uint32_t count) {
     return count / seconds_since(begin);
 }
 
+/// Tokens per second of several sequences that go one token further with each pass.
+double time_batch(Bench& bench, std::uint32_t count) {
+    std::vector<std::unique_ptr<engine::Session>> sessions;
+    std::vector<engine::BatchPart> parts(kTogether);
+    const auto layout = need(engine::KvLayout::of(bench.model->model().shape(), engine::KvType::kF16));
+    const std::size_t blocks = (count + engine::kKvBlockTokens) / engine::kKvBlockTokens;
+    const auto kv = std::make_shared<engine::KvPool>(layout, kTogether * blocks);
+    for (engine::BatchPart& part : parts) {
+        sessions.push_back(need(engine::Session::create(bench.together, kv, count + 1)));
+        part.session = sessions.back().get();
+        part.wants_logits = true;
+    }
+    const auto ids = bench.prompt(count + kTogether);
+    const auto begin = Clock::now();
+    for (std::uint32_t i = 0; i < count; ++i) {
+        for (std::uint32_t s = 0; s < kTogether; ++s) parts[s].tokens = std::span(ids).subspan(i + s, 1);
+        need(bench.together->run(parts));
+        for (const engine::BatchPart& part : parts) need(part.status);
+    }
+    return count * kTogether / seconds_since(begin);
+}
+
 std::vector<Row> measure(Bench& bench, const Arguments& arguments) {
     const Weights weights = weigh(bench.model->model());
     std::vector<Row> rows;
@@ -152,12 +183,18 @@ std::vector<Row> measure(Bench& bench, const Arguments& arguments) {
                         {},
                         weights.bytes,
                         weights.layer_macs + weights.head_macs});
+    if (arguments.generate > 0)
+        rows.push_back({"decode batch " + std::to_string(kTogether),
+                        {},
+                        weights.bytes / kTogether,
+                        weights.layer_macs + weights.head_macs});
     // Rounds outside, rows inside: what else the machine does meanwhile falls on all rows alike.
     for (std::uint32_t round = 0; round < arguments.rounds; ++round) {
         for (std::size_t i = 0; i < arguments.prompts.size(); ++i)
             rows[i].tokens_per_s.push_back(time_prefill(bench, arguments.prompts[i]));
-        if (arguments.generate > 0)
-            rows.back().tokens_per_s.push_back(time_decode(bench, arguments.generate));
+        if (arguments.generate == 0) continue;
+        rows[rows.size() - 2].tokens_per_s.push_back(time_decode(bench, arguments.generate));
+        rows.back().tokens_per_s.push_back(time_batch(bench, kTogetherTokens));
     }
     return rows;
 }

@@ -51,6 +51,7 @@ template <int T>
 void half_tile(const std::byte* panel, std::size_t half, std::size_t rows, std::size_t blocks,
                const Q8Block* x, float* y, std::size_t y_stride) {
     F8 even[T], odd[T];
+#pragma GCC unroll 4
     for (int t = 0; t < T; ++t) even[t] = odd[t] = _mm256_setzero_ps();
     std::size_t b = 0;
     for (; b + 2 <= blocks; b += 2, panel += kPanelPairBytes) {
@@ -59,6 +60,7 @@ void half_tile(const std::byte* panel, std::size_t half, std::size_t rows, std::
                  odd);
     }
     if (b < blocks) block<T>(panel + 16 * half, panel + panel_weights(0) + 32 * half, x + b, blocks, even);
+#pragma GCC unroll 4
     for (int t = 0; t < T; ++t) store(y + t * y_stride, rows, _mm256_add_ps(even[t], odd[t]));
 }
 

@@ -46,6 +46,7 @@ template <int T>
 void tile(const std::byte* panel, std::size_t rows, std::size_t blocks, const Q8Block* x, float* y,
           std::size_t y_stride) {
     F16 even[T], odd[T];
+#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) even[t] = odd[t] = _mm512_setzero_ps();
     std::size_t b = 0;
     for (; b + 2 <= blocks; b += 2, panel += kPanelPairBytes) {
@@ -58,6 +59,7 @@ void tile(const std::byte* panel, std::size_t rows, std::size_t blocks, const Q8
     }
     if (b < blocks) block<T>(panel, panel + panel_weights(0), x + b, blocks, even);
     const auto mask = static_cast<__mmask16>(rows < kPanelRows ? (1u << rows) - 1 : 0xffffu);
+#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) _mm512_mask_storeu_ps(y + t * y_stride, mask, _mm512_add_ps(even[t], odd[t]));
 }
 
