@@ -268,9 +268,14 @@ void ForwardPass::prepare(const float* x, std::size_t columns, std::size_t t,
 /// y[count][rows] = x[count][columns] · W^T for each product, all rows of all products shared out among the
 /// threads.
 void ForwardPass::multiply(const float* x, std::size_t count, std::initializer_list<Product> products) {
-    // Long enough runs to amortise the hand-out and to use a token's activations again, short enough to
-    // balance and to stay in a core's L2 cache while all tokens pass; whole panels.
-    const std::size_t run = 4 * kPanelRows;
+    // Many tokens: runs long enough to use a token's activations again, short enough to stay in a core's L2
+    // cache while all tokens pass. Few: the memory is the limit, and it is fastest in long runs, as long as
+    // every thread gets some. Whole panels.
+    std::size_t total = 0;
+    for (const Product& product : products) total += product.w.rows;
+    const std::size_t fair = total / (std::size_t{4} * s_.pool.threads()) / kPanelRows * kPanelRows;
+    const std::size_t run =
+        count > 8 ? 4 * kPanelRows : std::clamp<std::size_t>(fair, kPanelRows, 16 * kPanelRows);
     std::size_t tasks = 0;
     for (const Product& product : products) tasks += (product.w.rows + run - 1) / run;
     s_.pool.run(tasks, [&](std::size_t task, unsigned thread) {

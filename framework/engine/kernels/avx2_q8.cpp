@@ -71,7 +71,8 @@ void one_token(const std::byte* panel, std::size_t rows, std::size_t blocks, con
     std::size_t b = 0;
     for (; b + 2 <= blocks; b += 2, panel += kPanelPairBytes) {
         for (std::size_t line = 0; line < kPanelPairBytes; line += 64)
-            _mm_prefetch(reinterpret_cast<const char*>(panel + 6 * kPanelPairBytes + line), _MM_HINT_T0);
+            _mm_prefetch(reinterpret_cast<const char*>(panel + kPairsAhead * kPanelPairBytes + line),
+                         _MM_HINT_T0);
         for (std::size_t half = 0; half < 2; ++half) {
             block<1>(panel + 16 * half, panel + panel_weights(0) + 32 * half, x + b, blocks, even + half);
             block<1>(panel + panel_scales(1) + 16 * half, panel + panel_weights(1) + 32 * half, x + b + 1,

@@ -32,6 +32,10 @@ static_assert(kPanelPairBytes == 1088 && kPanelPairBytes % 64 == 0);
     return (rows + kPanelRows - 1) / kPanelRows * panel_bytes(columns);
 }
 
+/// How far ahead a kernel that the memory limits asks for weights: 2 to 4 pairs are equally good, 6 and more
+/// cost 5 % (docs/performance.md).
+inline constexpr std::size_t kPairsAhead = 3;
+
 /// Where the parts of block b of a panel begin.
 [[nodiscard]] constexpr std::size_t panel_scales(std::size_t b) {
     return b / 2 * kPanelPairBytes + b % 2 * kPanelScaleBytes;
