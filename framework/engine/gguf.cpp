@@ -20,7 +20,6 @@ constexpr std::uint64_t kMaxArray = 1u << 24;    // vocabularies are below 2^19
 constexpr std::uint64_t kMaxAlignment = 1u << 16;
 constexpr std::uint32_t kMagic = 0x46554747; // "GGUF"
 
-constexpr std::uint32_t kArrayType = static_cast<std::uint32_t>(GgufValueType::kArray);
 constexpr std::uint32_t kLastType = static_cast<std::uint32_t>(GgufValueType::kFloat64);
 
 /// Bytes of a fixed-size value; 0 for strings and arrays.

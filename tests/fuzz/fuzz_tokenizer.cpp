@@ -11,7 +11,7 @@ using namespace flex::tokenizer;
 namespace {
 
 Tokenizer make(const char* pre) {
-    testing::ToyVocabulary vocabulary;
+    flex::tokenizer::testing::ToyVocabulary vocabulary;
     vocabulary.pre = pre;
     const auto bytes = vocabulary.builder().build();
     return Tokenizer::create(flex::engine::Gguf::parse(bytes).value()).value();
