@@ -74,7 +74,9 @@ void ThreadPool::run_erased(std::size_t count, Call call, const void* task) {
         relax();
     }
     std::unique_lock lock(sleep_);
-    caller_sleeps_.store(true);
+    // An exchange, not a store: a store-release and the load-acquire of ticket_ that follows must not change places, which
+    // the Arm ARM promises (B2.3.11) but QEMU's translation to x86 does not keep. leave() would then see nobody asleep.
+    caller_sleeps_.exchange(true);
     done_.wait(lock, [this] { return (ticket_.load() & kInside) == 0; });
     caller_sleeps_.store(false);
 }
