@@ -13,6 +13,7 @@
 #include "cli/client_api.h"
 #include "cli/output.h"
 #include "launcher/device.h"
+#include "package/package.h"
 #ifdef FLEX_HAS_ATTACK
 #include "cli/attack/runner.h"
 #endif
@@ -43,12 +44,14 @@ void ensure_running(platform::Device& device) {
 
 fs::path demo_source() { return platform::repository() / "models/demo/demo.gguf"; }
 
-/// Seals the built-in model when the store has none, or an older one than the repository.
+/// Seals the built-in model when the store has none, an older one than the repository, or one of another format.
 void ensure_sealed(const platform::Device& device) {
     const fs::path source = demo_source();
     const fs::path package = device.folder() / "store" / (std::string(kModel) + ".flex");
     if (!fs::exists(source)) throw std::runtime_error("the demo model is missing: " + source.string());
-    if (fs::exists(package) && fs::last_write_time(package) >= fs::last_write_time(source)) return;
+    if (fs::exists(package) && package::version_of(package.string()) != 0 &&
+        fs::last_write_time(package) >= fs::last_write_time(source))
+        return;
     spdlog::info("sealing the demo model for this device");
     seal_for(device.folder().string(), source.string(), kModel, "auto");
 }
