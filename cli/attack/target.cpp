@@ -53,7 +53,9 @@ Query Target::reference_query(const std::string& model) const {
 }
 
 void Target::prepare() {
-    if (!fs::exists(package_file(kModel))) seal_as(kModel);
+    // By the version that `flexserve seal` would give it, so that a later sealing is a newer one.
+    if (!fs::exists(package_file(kModel)))
+        seal_as(kModel, static_cast<std::uint64_t>(std::chrono::system_clock::now().time_since_epoch() / 1s));
     set_lie("none");
     reference_ = api().complete(reference_query());
     if (!reference_.ok) throw DeviceError("the device does not answer before any attack: " + reference_.error);
