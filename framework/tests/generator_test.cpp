@@ -8,8 +8,7 @@
 #include <cstring>
 #include <mutex>
 
-#include "engine/kernels/kernels.h"
-#include "port/port.h"
+#include "fakes.h"
 #include "temporary_folder.h"
 
 namespace flex::api {
@@ -17,25 +16,10 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// While set, every norm takes a millisecond, so that what is submitted together runs together.
-std::atomic<bool> slow{false};
-
-const engine::Kernels& slow_kernels() {
-    static const engine::Kernels kernels = [] {
-        engine::Kernels table = *engine::select_kernels();
-        table.rms_norm = [](const float* x, const float* weight, std::size_t n, float epsilon, float* y) {
-            if (slow) std::this_thread::sleep_for(1ms);
-            engine::select_kernels()->rms_norm(x, weight, n, epsilon, y);
-        };
-        return table;
-    }();
-    return kernels;
-}
-
 /// Linux where memory can be a long time in coming.
-class HeldPort final : public port::Port {
+class HeldPort final : public test::ForwardingPort {
 public:
-    explicit HeldPort(std::unique_ptr<port::Port> below) : below_(std::move(below)) {}
+    using ForwardingPort::ForwardingPort;
 
     /// While held, whoever wants as much as a layer of the demo model waits. (Its metadata and blocks of KV
     /// cache are smaller.)
@@ -48,28 +32,11 @@ public:
         constexpr std::size_t kLayer = 512u << 10;
         std::unique_lock lock(mutex_);
         changed_.wait(lock, [&] { return !held_ || bytes < kLayer; });
-        return below_->allocate(bytes);
+        return ForwardingPort::allocate(bytes);
     }
-    [[nodiscard]] bool is_protected() const override { return below_->is_protected(); }
     [[nodiscard]] const char* name() const override { return "held"; }
-    void free(port::Block block) override { below_->free(block); }
-    Result<port::LoadedBlock> load(int file, std::uint64_t offset, std::size_t bytes) override {
-        return below_->load(file, offset, bytes);
-    }
-    Result<crypto::Secret32> device_key(std::string_view label) override { return below_->device_key(label); }
-    Result<std::vector<std::byte>> read_secure_store() override { return below_->read_secure_store(); }
-    Status write_secure_store(std::span<const std::byte> content) override {
-        return below_->write_secure_store(content);
-    }
-    std::uint64_t wait_reclaim(std::chrono::milliseconds timeout) override {
-        return below_->wait_reclaim(timeout);
-    }
-    port::MemoryInfo memory_info() override { return below_->memory_info(); }
-    [[nodiscard]] const std::string& store_folder() const override { return below_->store_folder(); }
-    [[nodiscard]] port::Endpoint default_endpoint() const override { return below_->default_endpoint(); }
 
 private:
-    std::unique_ptr<port::Port> below_;
     std::mutex mutex_;
     std::condition_variable changed_;
     bool held_ = false;
@@ -79,9 +46,9 @@ class GeneratorTest : public testing::Test {
 protected:
     GeneratorTest() {
         crypto::initialise();
-        slow = false;
+        test::slow_ms = 0;
         port_ = std::make_unique<HeldPort>(port::make_native_port(folder_.path()).value());
-        open({.threads = 2, .context = 512, .kernels = &slow_kernels()});
+        open({.threads = 2, .context = 512, .kernels = &test::slow_kernels()});
     }
     void open(const pipeline::RegistryOptions& options) {
         registry_ = std::make_unique<pipeline::Registry>(*port_, options);
@@ -126,7 +93,7 @@ TEST_F(GeneratorTest, requests_computed_together_get_what_they_get_alone) {
         ASSERT_TRUE(generator.submit(generation).ok());
         alone.push_back(finish(generation).value());
     }
-    slow = true;
+    test::slow_ms = 1;
     const auto together = all();
     for (const auto& generation : together) ASSERT_TRUE(generator.submit(generation).ok());
     std::size_t most = 0;
@@ -147,7 +114,7 @@ TEST_F(GeneratorTest, requests_computed_together_get_what_they_get_alone) {
 
 // 400 tokens in pieces of at most 16 are 25 passes, in each of which the other gets a token.
 TEST_F(GeneratorTest, a_long_prompt_does_not_hold_up_an_answer) {
-    slow = true;
+    test::slow_ms = 1;
     Generator generator({.max_running = 2, .max_waiting = 2, .shared_prompt_tokens = 16});
     const auto answer = request(3, 12), prompt = request(400, 1, 5);
     ASSERT_TRUE(generator.submit(prompt).ok());
@@ -170,31 +137,31 @@ TEST_F(GeneratorTest, one_that_is_cancelled_leaves_and_the_others_go_on) {
     const auto alone = request(20, 30);
     ASSERT_TRUE(generator.submit(alone).ok());
     const auto expected = finish(alone).value().tokens;
-    slow = true;
+    test::slow_ms = 1;
     const auto stays = request(20, 30), goes = request(30, 400, 4), waits = request(10, 5, 9);
     for (const auto& generation : {stays, goes, waits}) ASSERT_TRUE(generator.submit(generation).ok());
     goes->cancel();
     EXPECT_EQ(finish(goes).error().code, ErrorCode::kCancelled);
-    slow = false;
+    test::slow_ms = 0;
     EXPECT_EQ(finish(stays).value().tokens, expected);
     EXPECT_TRUE(finish(waits).ok());
     EXPECT_EQ(generator.status().cancelled, 1u);
 }
 
 TEST_F(GeneratorTest, who_finds_no_place_waits_and_who_finds_none_to_wait_is_told) {
-    slow = true;
+    test::slow_ms = 1;
     Generator generator({.max_running = 1, .max_waiting = 1});
     const auto first = request(20, 30), second = request(20, 2), third = request(20, 2);
     ASSERT_TRUE(generator.submit(first).ok());
     ASSERT_TRUE(generator.submit(second).ok());
     EXPECT_EQ(generator.submit(third).error().code, ErrorCode::kBusy);
-    slow = false;
+    test::slow_ms = 0;
     EXPECT_TRUE(finish(first).ok());
     EXPECT_TRUE(finish(second).ok());
 }
 
 TEST_F(GeneratorTest, destroying_it_ends_what_runs_and_what_waits) {
-    slow = true;
+    test::slow_ms = 1;
     const auto runs = request(20, 400), waits = request(20, 400);
     {
         Generator generator({.max_running = 1, .max_waiting = 1});

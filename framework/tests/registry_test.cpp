@@ -5,6 +5,7 @@
 
 #include <atomic>
 
+#include "fakes.h"
 #include "package/seal.h"
 #include "port/identity.h"
 #include "temporary_folder.h"
@@ -13,39 +14,26 @@ namespace flex::pipeline {
 namespace {
 
 /// Linux with a budget: what is over it is refused, as the normal world of a device may refuse at any time.
-class SmallPort final : public port::Port {
+class SmallPort final : public test::ForwardingPort {
 public:
     SmallPort(std::unique_ptr<port::Port> below, std::uint64_t budget)
-        : below_(std::move(below)), budget_(budget) {}
+        : ForwardingPort(std::move(below)), budget_(budget) {}
 
     void set_budget(std::uint64_t bytes) { budget_ = bytes; }
-    [[nodiscard]] std::uint64_t used() const { return below_->memory_info().mapped_bytes; }
+    [[nodiscard]] std::uint64_t used() { return memory_info().mapped_bytes; }
 
     [[nodiscard]] bool is_protected() const override { return true; }
     [[nodiscard]] const char* name() const override { return "small"; }
     Result<port::Block> allocate(std::size_t bytes) override {
         if (used() + bytes > budget_) return fail(ErrorCode::kOutOfMemory, "no memory left");
-        return below_->allocate(bytes);
+        return ForwardingPort::allocate(bytes);
     }
-    void free(port::Block block) override { below_->free(block); }
     Result<port::LoadedBlock> load(int file, std::uint64_t offset, std::size_t bytes) override {
         if (used() + bytes > budget_) return fail(ErrorCode::kOutOfMemory, "no memory left");
-        return below_->load(file, offset, bytes);
+        return ForwardingPort::load(file, offset, bytes);
     }
-    Result<crypto::Secret32> device_key(std::string_view label) override { return below_->device_key(label); }
-    Result<std::vector<std::byte>> read_secure_store() override { return below_->read_secure_store(); }
-    Status write_secure_store(std::span<const std::byte> content) override {
-        return below_->write_secure_store(content);
-    }
-    std::uint64_t wait_reclaim(std::chrono::milliseconds timeout) override {
-        return below_->wait_reclaim(timeout);
-    }
-    port::MemoryInfo memory_info() override { return below_->memory_info(); }
-    [[nodiscard]] const std::string& store_folder() const override { return below_->store_folder(); }
-    [[nodiscard]] port::Endpoint default_endpoint() const override { return below_->default_endpoint(); }
 
 private:
-    std::unique_ptr<port::Port> below_;
     std::atomic<std::uint64_t> budget_;
 };
 

@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "engine/kernels/kernels.h"
+#include "fakes.h"
 #include "package/chat_compiler.h"
 #include "package/seal.h"
 #include "port/identity.h"
@@ -19,21 +19,6 @@ namespace {
 
 using Json = nlohmann::json;
 using namespace std::chrono_literals;
-
-/// While set, every norm takes some milliseconds: a token some tens of them.
-std::atomic<bool> slow{false};
-
-const engine::Kernels& slow_kernels() {
-    static const engine::Kernels kernels = [] {
-        engine::Kernels table = *engine::select_kernels();
-        table.rms_norm = [](const float* x, const float* weight, std::size_t n, float epsilon, float* y) {
-            if (slow) std::this_thread::sleep_for(3ms);
-            engine::select_kernels()->rms_norm(x, weight, n, epsilon, y);
-        };
-        return table;
-    }();
-    return kernels;
-}
 
 /// One server for all tests of this file: each test is a client that must not disturb the next.
 class ServerTest : public testing::Test {
@@ -53,7 +38,7 @@ protected:
             options.endpoint = {"127.0.0.1", 0};
             options.models.threads = 2;
             options.models.context = 512;
-            options.models.kernels = &slow_kernels();
+            options.models.kernels = &test::slow_kernels();
             server = Server::create(*port, options).value();
             thread = std::thread([this] { EXPECT_TRUE(server->run().ok()); });
         }
@@ -342,7 +327,7 @@ Json ServerTest::long_answer() {
 /// it. The answer cannot be complete before its client is gone, because the model is held back.
 bool ServerTest::leave_early(Json request, bool stream) {
     const Json before = status()["requests"];
-    slow = true;
+    test::slow_ms = 3; // a token takes some tens of them
     auto leaver = client();
     httplib::Request raw;
     raw.method = "POST";
@@ -360,7 +345,7 @@ bool ServerTest::leave_early(Json request, bool stream) {
     for (; after["cancelled"] == before["cancelled"] && after["done"] == before["done"];
          after = status()["requests"])
         std::this_thread::sleep_for(5ms);
-    slow = false;
+    test::slow_ms = 0;
     return after["cancelled"] > before["cancelled"];
 }
 

@@ -68,18 +68,18 @@ build_tfa() {
 
 cd "$target"
 steps=(kernel headers busybox sysroot httplib tfa)
-todo=()
-for step in "${steps[@]}"; do [ -e "$target/stamp/$step" ] || todo+=("$step"); done
+pending=()
+for step in "${steps[@]}"; do [ -e "$target/stamp/$step" ] || pending+=("$step"); done
 if [ "${1:-}" = --list ]; then # for `flexserve doctor`
-    [ ${#todo[@]} = 0 ] || printf '%s\n' "${todo[@]}"
+    [ ${#pending[@]} = 0 ] || printf '%s\n' "${pending[@]}"
     exit 0
 fi
-[ ${#todo[@]} != 0 ] || exit 0
+[ ${#pending[@]} != 0 ] || exit 0
 
 if [ ! -e "$target/stamp/apt-lists" ]; then say "reading the package lists of your mirror"; fi
 once apt-lists apt_update
 
-for step in "${todo[@]}"; do
+for step in "${pending[@]}"; do
     case $step in
         kernel)
             # The meta package of the suite names the current kernel.
