@@ -36,6 +36,14 @@ enum flex_status {
 #define FLEX_HVC_RECALL FLEX_U64(0xC6000F02)
 /* STAT(x1 = enum flex_monitor_stat) -> x1 = value. */
 #define FLEX_HVC_STAT FLEX_U64(0xC6000F03)
+/*
+ * NPU_GIVE(): NORMAL -> GIVEN (abi/npu.h). The driver has stopped its jobs and touches the device no more. FLEX_ERR_STATE: not NORMAL;
+ * FLEX_ERR_ARGUMENT: its windows are off or not well placed; FLEX_ERR_BUSY: it does not end its reset (then it is NORMAL again).
+ * NPU_TAKE(): RETURNED or GIVEN -> NORMAL; FLEX_ERR_STATE otherwise. NPU_STATE() -> x1 = enum flex_npu_state.
+ */
+#define FLEX_HVC_NPU_GIVE FLEX_U64(0xC6000F04)
+#define FLEX_HVC_NPU_TAKE FLEX_U64(0xC6000F05)
+#define FLEX_HVC_NPU_STATE FLEX_U64(0xC6000F06)
 
 enum flex_monitor_stat {
     FLEX_STAT_FRAMES_BASE = 0, /* + enum flex_frame_state: frames in that state (counted by walking the table) */
@@ -52,7 +60,9 @@ enum flex_monitor_stat {
     FLEX_STAT_LAST_ABORT_IPA = 26,
     FLEX_STAT_REGISTERS_DENIED = 27, /* trapped system-register and GIC register writes refused */
     FLEX_STAT_STAGE2_TABLES = 28,    /* page-table frames in use in the two trees */
-    FLEX_STAT_MONITOR_BYTES = 29     /* DRAM the monitor keeps for itself */
+    FLEX_STAT_MONITOR_BYTES = 29,    /* DRAM the monitor keeps for itself */
+    FLEX_STAT_NPU_SWITCHES = 30,     /* completed, both ways */
+    FLEX_STAT_NPU_DENIED = 31        /* accesses to its registers or configuration while it is not the normal world's */
 };
 
 /*
@@ -70,6 +80,12 @@ enum flex_monitor_stat {
 #define FLEX_TOS_STOP FLEX_U64(0xF2000002)
 /* RECLAIM(x1 = bytes): asks the framework to give back that much; frames come as FLEX_RPC_GIVE_BACK when it has. */
 #define FLEX_TOS_RECLAIM FLEX_U64(0xF2000003)
+/*
+ * NPU_RECALL(x1 = ms): the normal world wants the NPU back. The program is told; when it still holds it after x1 ms (at least
+ * FLEX_NPU_RECALL_MS_MIN are granted) it is taken from it. FLEX_RPC_NPU_RETURN follows. FLEX_ERR_STATE when it is not held.
+ */
+#define FLEX_TOS_NPU_RECALL FLEX_U64(0xF2000005)
+#define FLEX_NPU_RECALL_MS_MIN 100
 /* STAT(x1 = enum flex_tos_stat) -> x1 = value. */
 #define FLEX_TOS_STAT FLEX_U64(0xF2000004)
 /*
@@ -110,7 +126,9 @@ enum flex_tos_stat {
     FLEX_TOS_STAT_PROGRAM_STARTS = 12,
     FLEX_TOS_STAT_SWITCHES = 13,          /* foreign interrupts taken in S-EL0 that returned to Linux */
     FLEX_TOS_STAT_SWITCH_TOTAL_NS = 14,   /* time they took to, in all */
-    FLEX_TOS_STAT_SWITCHES_OVER_100US = 15
+    FLEX_TOS_STAT_SWITCHES_OVER_100US = 15,
+    FLEX_TOS_STAT_NPU_HELD = 16,   /* times the program got the NPU */
+    FLEX_TOS_STAT_NPU_REVOKED = 17 /* times it was taken from the program because a recall was not honoured */
 };
 
 #endif

@@ -43,6 +43,10 @@ enum flex_rpc_op {
                                file content is read into fresh frames, which are then protected -> as ALLOC (must cover all),
                                out[0] = bytes of the file that were read. Ranges are in file order. */
 
+    /* The NPU (abi/npu.h): served inside the kernel driver. */
+    FLEX_RPC_NPU_GIVE = 4,   /* arg0 ms to wait for normal-world jobs to end -> result 0 once it is GIVEN, -ENODEV, -EBUSY */
+    FLEX_RPC_NPU_RETURN = 5, /* it is RETURNED -> result 0 once the driver has taken note */
+
     /* Files */
     FLEX_RPC_OPEN = 16,   /* arg0 root, arg1 flags, name in data -> result = handle, out[0] = size */
     FLEX_RPC_CLOSE = 17,  /* arg0 handle */

@@ -27,7 +27,31 @@ enum flex_syscall {
     /* (timeout ns, all ones = none) -> bytes the normal world wants back; 0 on timeout. One caller at a time. */
     FLEX_SYS_RECLAIM_WAIT = 4102,
     /* (struct flex_memory_info*) */
-    FLEX_SYS_MEMORY_INFO = 4103
+    FLEX_SYS_MEMORY_INFO = 4103,
+    /*
+     * (ms for the normal world to end its jobs, struct flex_npu_grant*) -> 0: the program holds the NPU, just reset, and its registers
+     * are mapped. -ENODEV: there is none; -EBUSY: the normal world does not give it now; -EEXIST: held already.
+     */
+    FLEX_SYS_NPU_ACQUIRE = 4104,
+    /* () -> 0. Its registers are unmapped; the device must be done with the program's memory (jobs ended or device reset). */
+    FLEX_SYS_NPU_RELEASE = 4105,
+    /*
+     * (timeout ns) -> 0 when the time is over, 1 when the normal world wants the NPU back (release soon: after the time it allowed it is
+     * reset and taken, and the mapping then leads to memory that nobody reads), -ENODEV when the program does not hold it (any more).
+     */
+    FLEX_SYS_NPU_WAIT = 4106,
+    /*
+     * (address, n, u64*): bus addresses of the n pages of 4 KiB from address on, all of them Flex-Mem of this program (-EFAULT else). They hold
+     * until the memory is freed.
+     */
+    FLEX_SYS_MEM_ADDRESSES = 4107
+};
+
+struct flex_npu_grant {
+    flex_u64 registers; /* where the BAR is mapped, Device memory */
+    flex_u64 bytes;
+    flex_u32 common, notify, isr, device, notify_multiplier; /* as in struct flex_npu_control */
+    flex_u32 reserved;
 };
 
 #define FLEX_SECURE_STORE_BYTES 16384

@@ -5,12 +5,14 @@
 #ifdef __KERNEL__
 #include <linux/types.h>
 typedef __u8 flex_u8;
+typedef __u16 flex_u16;
 typedef __u32 flex_u32;
 typedef __u64 flex_u64;
 typedef __s64 flex_s64;
 #else
 #include <stdint.h>
 typedef uint8_t flex_u8;
+typedef uint16_t flex_u16;
 typedef uint32_t flex_u32;
 typedef uint64_t flex_u64;
 typedef int64_t flex_s64;

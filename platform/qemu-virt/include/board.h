@@ -67,6 +67,14 @@
 #define BOARD_PCIE_ECAM_BASE 0x3f000000 /* buses 0..15 */
 #define BOARD_PCIE_ECAM_BYTES 0x01000000
 
+/*
+ * The NPU: a vhost-user device whose carrier is QEMU's virtio sound device (device number 25; the back end decides what it is).
+ * One function of bus 0, whose device number is its stream's, times 8.
+ */
+#define BOARD_NPU_SLOT 0x10
+#define BOARD_NPU_PCI_ID 0x10591af4 /* device and vendor, as configuration word 0 has them */
+#define BOARD_NPU_VIRTIO_ID 25
+
 /* Interrupt numbers of the architected timers and PMU (PPIs; GIC INTID = 16 + PPI). */
 #define BOARD_TIMER_EL1_PHYSICAL_INTID 30
 #define BOARD_TIMER_EL1_VIRTUAL_INTID 27
