@@ -180,8 +180,9 @@ struct flex_npu_command {
 };
 #define FLEX_NPU_COUNT_MAX 4096u
 #define FLEX_NPU_ROWS_MAX (1u << 20)
-#define FLEX_NPU_COLUMNS_MAX (1u << 16)
+#define FLEX_NPU_COLUMNS_MAX (1u << 15)
 #define FLEX_NPU_BLOCK_LIST_MAX (1u << 20)
+#define FLEX_NPU_CONTEXT_MAX (1u << 16) /* positions are below it */
 #define FLEX_NPU_WAIT_US_MAX 10000000u
 
 enum flex_npu_status {

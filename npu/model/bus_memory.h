@@ -1,0 +1,39 @@
+// What the device sees of the machine's memory: bus addresses, which somebody else (an SMMU, or a test)
+// grants or refuses.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace flex::npu::model {
+
+enum class Access : std::uint8_t { kRead, kWrite };
+
+/// A piece of memory that may be accessed until it is closed.
+struct Window {
+    enum class Status : std::uint8_t { kOpen, kRefused, kInterrupted };
+    Status status = Status::kRefused;
+    std::byte* data = nullptr; ///< of the address asked for
+    std::size_t bytes = 0;     ///< at least 1 when open, at most what was asked for
+};
+
+/// Thread-safe. A thread has at most one window open at a time, and closes it soon (a few ten microseconds):
+/// whoever takes a grant back waits until it is closed.
+class BusMemory {
+public:
+    virtual ~BusMemory() = default;
+
+    /// The window begins at `address` and ends at the latest `bytes` (at least 1) behind it; how much of that
+    /// is granted beyond the first byte is not looked at any further than costs nothing. close() must follow
+    /// exactly when it is open.
+    virtual Window open(std::uint64_t address, std::uint64_t bytes, Access access) = 0;
+    virtual void close() = 0;
+
+    /// From now on (true) an open() that would have to wait returns kInterrupted instead, those that wait now
+    /// included; until this is taken back (false).
+    virtual void interrupt(bool /*on*/) {}
+    /// Translations that were looked up before are not used again.
+    virtual void forget() {}
+};
+
+} // namespace flex::npu::model
