@@ -134,6 +134,16 @@ enum flex_counter {
 
 void flex_count(enum flex_counter counter, u64 value);
 
+/* ---- npu*.c: the NPU, when there is one; npu.h has the rest ---- */
+
+int npu_init(void);
+void npu_exit(void);
+s64 flex_npu_serve_give(struct flex_rpc_slot *slot);
+s64 flex_npu_serve_return(void);
+/* Whatever the program had of it comes back. */
+void flex_npu_program_ended(void);
+extern const struct attribute_group flex_npu_group;
+
 /* ---- reclaim.c: asking the framework for memory ---- */
 
 int flex_reclaim_init(void);

@@ -119,6 +119,7 @@ void flex_program_exited(u64 code)
 static void exit_work(struct work_struct *work)
 {
 	flex_rpc_flush();
+	flex_npu_program_ended();
 	flex_memory_collect();
 	mutex_lock(&state_lock);
 	WRITE_ONCE(state, FLEX_PROGRAM_STOPPED);
@@ -200,6 +201,9 @@ static int __init flexserve_init(void)
 	ret = flex_reclaim_init();
 	if (ret)
 		goto no_reclaim;
+	ret = npu_init();
+	if (ret)
+		goto no_npu;
 	ret = misc_register(&flex_misc);
 	if (ret)
 		goto no_misc;
@@ -208,6 +212,8 @@ static int __init flexserve_init(void)
 	return 0;
 
 no_misc:
+	npu_exit();
+no_npu:
 	flex_reclaim_exit();
 no_reclaim:
 	flex_lend_exit();
@@ -225,6 +231,7 @@ static void __exit flexserve_exit(void)
 {
 	misc_deregister(&flex_misc);
 	flush_work(&program_exit_work);
+	npu_exit();
 	flex_reclaim_exit();
 	flex_lend_exit();
 	flex_rpc_exit();

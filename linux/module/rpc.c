@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * RPC slots: posted by the secure world, served by the kernel (memory, time) or by the agent (all others), completed with a
+ * RPC slots: posted by the secure world, served by the kernel (memory, NPU, time) or by the agent (all others), completed with a
  * later LEND. The agent's device file is here too.
  *
  * The shared area is untrusted on both sides: what is read from it is read once and checked.
@@ -46,7 +46,7 @@ static unsigned int exit_number;
 static u64 exit_code;
 static DECLARE_WAIT_QUEUE_HEAD(agent_wait);
 /* Apart, so that memory coming back never waits behind memory asked for. */
-static struct workqueue_struct *alloc_queue, *give_back_queue;
+static struct workqueue_struct *alloc_queue, *give_back_queue, *npu_queue;
 
 phys_addr_t flex_rpc_area(void)
 {
@@ -86,6 +86,22 @@ static void give_back_work(struct work_struct *work)
 	flex_rpc_finish(slot, flex_memory_give_back(flex_rpc_slot(slot)));
 }
 
+static void npu_give_work(struct work_struct *work)
+{
+	unsigned int slot = container_of(work, struct slot_state, work) - slots;
+
+	WRITE_ONCE(flex_rpc_slot(slot)->data_len, 0);
+	flex_rpc_finish(slot, flex_npu_serve_give(flex_rpc_slot(slot)));
+}
+
+static void npu_return_work(struct work_struct *work)
+{
+	unsigned int slot = container_of(work, struct slot_state, work) - slots;
+
+	WRITE_ONCE(flex_rpc_slot(slot)->data_len, 0);
+	flex_rpc_finish(slot, flex_npu_serve_return());
+}
+
 static bool give_to_agent(unsigned int slot)
 {
 	bool given;
@@ -114,6 +130,14 @@ static void dispatch(unsigned int slot)
 	case FLEX_RPC_GIVE_BACK:
 		INIT_WORK(&slots[slot].work, give_back_work);
 		queue_work(give_back_queue, &slots[slot].work);
+		break;
+	case FLEX_RPC_NPU_GIVE:
+		INIT_WORK(&slots[slot].work, npu_give_work);
+		queue_work(npu_queue, &slots[slot].work);
+		break;
+	case FLEX_RPC_NPU_RETURN:
+		INIT_WORK(&slots[slot].work, npu_return_work);
+		queue_work(npu_queue, &slots[slot].work);
 		break;
 	case FLEX_RPC_TIME:
 		WRITE_ONCE(request->out[0], ktime_get_real_ns());
@@ -167,6 +191,7 @@ void flex_rpc_flush(void)
 {
 	flush_workqueue(alloc_queue);
 	flush_workqueue(give_back_queue);
+	flush_workqueue(npu_queue);
 }
 
 void flex_rpc_program_started(void)
@@ -358,7 +383,8 @@ int flex_rpc_init(void)
 	area = alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_COMP | __GFP_NOWARN | __GFP_RETRY_MAYFAIL, FLEX_AREA_ORDER);
 	alloc_queue = alloc_workqueue("flexserve_alloc", WQ_UNBOUND, 4);
 	give_back_queue = alloc_workqueue("flexserve_give_back", WQ_UNBOUND | WQ_MEM_RECLAIM, 1);
-	if (area && alloc_queue && give_back_queue)
+	npu_queue = alloc_ordered_workqueue("flexserve_npu", 0);
+	if (area && alloc_queue && give_back_queue && npu_queue)
 		return 0;
 	flex_rpc_exit();
 	return -ENOMEM;
@@ -370,9 +396,12 @@ void flex_rpc_exit(void)
 		destroy_workqueue(alloc_queue);
 	if (give_back_queue)
 		destroy_workqueue(give_back_queue);
+	if (npu_queue)
+		destroy_workqueue(npu_queue);
 	if (area)
 		__free_pages(area, FLEX_AREA_ORDER);
 	alloc_queue = NULL;
 	give_back_queue = NULL;
+	npu_queue = NULL;
 	area = NULL;
 }

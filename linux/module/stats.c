@@ -61,6 +61,8 @@ FLEX_STAT_ATTRIBUTE(monitor, last_abort_ipa, FLEX_STAT_LAST_ABORT_IPA);
 FLEX_STAT_ATTRIBUTE(monitor, registers_denied, FLEX_STAT_REGISTERS_DENIED);
 FLEX_STAT_ATTRIBUTE(monitor, stage2_tables, FLEX_STAT_STAGE2_TABLES);
 FLEX_STAT_ATTRIBUTE(monitor, monitor_bytes, FLEX_STAT_MONITOR_BYTES);
+FLEX_STAT_ATTRIBUTE(monitor, npu_switches, FLEX_STAT_NPU_SWITCHES);
+FLEX_STAT_ATTRIBUTE(monitor, npu_denied, FLEX_STAT_NPU_DENIED);
 
 static struct attribute *monitor_attributes[] = {
 	&monitor_frames_reserved.attribute.attr,  &monitor_frames_normal.attribute.attr,
@@ -73,7 +75,8 @@ static struct attribute *monitor_attributes[] = {
 	&monitor_dma_faults.attribute.attr,	  &monitor_calls_denied.attribute.attr,
 	&monitor_lists_refused.attribute.attr,	  &monitor_last_abort_ipa.attribute.attr,
 	&monitor_registers_denied.attribute.attr, &monitor_stage2_tables.attribute.attr,
-	&monitor_monitor_bytes.attribute.attr,	  NULL,
+	&monitor_monitor_bytes.attribute.attr,	  &monitor_npu_switches.attribute.attr,
+	&monitor_npu_denied.attribute.attr,	  NULL,
 };
 
 FLEX_STAT_ATTRIBUTE(tos, lends, FLEX_TOS_STAT_LENDS);
@@ -92,6 +95,8 @@ FLEX_STAT_ATTRIBUTE(tos, program_starts, FLEX_TOS_STAT_PROGRAM_STARTS);
 FLEX_STAT_ATTRIBUTE(tos, switches, FLEX_TOS_STAT_SWITCHES);
 FLEX_STAT_ATTRIBUTE(tos, switch_total_ns, FLEX_TOS_STAT_SWITCH_TOTAL_NS);
 FLEX_STAT_ATTRIBUTE(tos, switches_over_100us, FLEX_TOS_STAT_SWITCHES_OVER_100US);
+FLEX_STAT_ATTRIBUTE(tos, npu_held, FLEX_TOS_STAT_NPU_HELD);
+FLEX_STAT_ATTRIBUTE(tos, npu_revoked, FLEX_TOS_STAT_NPU_REVOKED);
 
 static struct attribute *tos_attributes[] = {
 	&tos_lends.attribute.attr,	     &tos_interrupted.attribute.attr,
@@ -102,6 +107,7 @@ static struct attribute *tos_attributes[] = {
 	&tos_threads.attribute.attr,	     &tos_switch_max_ns.attribute.attr,
 	&tos_program_starts.attribute.attr,  &tos_switches.attribute.attr,
 	&tos_switch_total_ns.attribute.attr, &tos_switches_over_100us.attribute.attr,
+	&tos_npu_held.attribute.attr,	     &tos_npu_revoked.attribute.attr,
 	NULL,
 };
 
@@ -236,4 +242,4 @@ static const struct attribute_group cost_group = { .name = "cost", .attrs = cost
 static const struct attribute_group tos_group = { .name = "tos", .attrs = tos_attributes };
 
 const struct attribute_group *flex_attribute_groups[] = { &driver_group, &cost_group, &monitor_group, &tos_group,
-							   NULL };
+							   &flex_npu_group, NULL };
