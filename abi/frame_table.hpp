@@ -37,6 +37,7 @@ struct FrameRange {
 
 struct AtomicAccess {
     static flex_u8 load(const flex_u8* cell) { return __atomic_load_n(cell, __ATOMIC_ACQUIRE); }
+    static flex_u32 load(const flex_u32* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
     static flex_u64 load(const flex_u64* cells) { return __atomic_load_n(cells, __ATOMIC_ACQUIRE); }
     template <class T> static bool swap(T* cell, T from, T to) {
         return __atomic_compare_exchange_n(cell, &from, to, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);

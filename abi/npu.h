@@ -219,14 +219,16 @@ FLEX_STATIC_ASSERT(sizeof(struct flex_npu_result) == 64, "layout");
  * Flex-Monitor and the trusted OS both map it. `state` is changed by compare-and-swap only, and every
  * transition has one author:
  *
- *   state      normal world            secure world          stream      left by
- *   ABSENT     -                       -                     -           nobody
- *   NORMAL     registers, config, DMA  none                  normal      monitor (GIVE) -> MOVING
- *   MOVING     none                    none                  abort       monitor -> GIVEN, NORMAL
- *   GIVEN      none                    may take hold         flex        trusted OS -> HELD;  monitor (TAKE)
- * -> MOVING HELD       none                    registers in S-EL0    flex        trusted OS -> RETURNED
- * (unmapped everywhere) RETURNED   none                    none                  flex        monitor (TAKE)
- * -> MOVING
+ *   state      normal world          secure world         stream   left by
+ *   ABSENT     -                     -                    -        nobody
+ *   NORMAL     registers, config,    none                 normal   monitor (GIVE) -> MOVING
+ *              DMA
+ *   MOVING     none                  none                 abort    monitor -> GIVEN, NORMAL; RETURNED when a
+ *                                                                  TAKE finds that the reset does not end
+ *   GIVEN      none                  may take hold        flex     trusted OS -> HELD; monitor (TAKE) -> MOVING
+ *   HELD       none                  registers in S-EL0   flex     trusted OS -> RETURNED
+ *   RETURNED   none                  none                 flex     monitor (TAKE) -> MOVING
+ *                                                         (abort after a failed TAKE)
  *
  * The device is reset in MOVING, while its stream aborts: what either world left in it is gone before the
  * other can reach it.

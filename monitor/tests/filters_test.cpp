@@ -26,7 +26,8 @@ TEST(SmcFilter, lets_through_what_is_listed_and_nothing_else) {
         smc::kTrngRandom,   0xc4000053,
         0xf2000000,         0xf2000001,
         0xf2000002,         0xf2000003,
-        0xf2000004,         0x72000001,
+        0xf2000004,         0xf2000005,
+        0x72000001,
     };
     // Every function number below 2^16 of every owner, fast and yielding, 32 and 64 bit.
     for (u32 top = 0; top < 0x100; top++) {

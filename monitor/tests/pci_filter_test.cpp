@@ -1,53 +1,15 @@
 // The real filter over a bus of fake functions.
 #include <gtest/gtest.h>
 
-#include <map>
-#include <vector>
-
+#include "fake_bus.hpp"
 #include "pci_filter.hpp"
 
 namespace flex::monitor {
 namespace {
 
 constexpr Region kMemoryWindow{0x10000000, 0x20000000}, kIoWindow{0, 0x10000};
-constexpr u32 kCommand = 0x04, kBar0 = 0x10, kBar1 = 0x14, kBar2 = 0x18, kRom = 0x30;
+using namespace test;
 constexpr u32 kFirst = 1u << 15, kSecond = 2u << 15, kThird = 3u << 15; // devices 1 to 3 of bus 0
-
-struct FakeBar {
-    u32 size_mask = 0; // writable bits
-    u32 flags = 0;
-};
-
-class FakeBus {
-public:
-    void add(u32 at, std::map<u32, FakeBar> bars) {
-        bars_[at] = std::move(bars);
-        words_[at] = 0x12341af4;
-        words_[at + kCommand] = 0x00100003; // decoding on, as firmware may leave it
-        for (const auto& [reg, bar] : bars_[at]) words_[at + reg] = bar.flags;
-    }
-    u32 read(u32 offset) const {
-        EXPECT_EQ(offset % 4, 0u);
-        if (!bars_.contains(offset & ~0xfffu)) return ~u32{0};
-        const auto word = words_.find(offset);
-        return word == words_.end() ? 0 : word->second;
-    }
-    void write(u32 offset, unsigned bytes, u32 value) {
-        const u32 at = offset & ~0xfffu, reg = offset & 0xffc, shift = offset % 4 * 8;
-        const u32 mask = (bytes == 4 ? ~u32{0} : (1u << 8 * bytes) - 1) << shift;
-        const u32 merged = (words_[at + reg] & ~mask) | (value << shift & mask);
-        if (reg >= kBar0 && reg <= kRom) {
-            const auto bar = bars_[at].find(reg);
-            words_[at + reg] = bar == bars_[at].end() ? 0 : (merged & bar->second.size_mask) | bar->second.flags;
-        } else {
-            words_[at + reg] = merged;
-        }
-    }
-
-private:
-    std::map<u32, std::map<u32, FakeBar>> bars_;
-    std::map<u32, u32> words_;
-};
 
 class PciFilterTest : public testing::Test {
 protected:
@@ -142,6 +104,54 @@ TEST_F(PciFilterTest, odd_stores_and_absent_functions_are_refused) {
     EXPECT_TRUE(write(kThird + kCommand, 3, 2));
     EXPECT_FALSE(write(kFirst + 0x3c, 5, 1)) << "the rest of a function's registers is Linux' affair";
     EXPECT_FALSE(write(kFirst + 0x40, 0x12345678));
+}
+
+TEST_F(PciFilterTest, a_held_function_keeps_every_register_and_its_place) {
+    place_first();
+    filter_.hold(kFirst);
+    for (const unsigned bytes : {1u, 2u, 4u}) {
+        for (u32 reg = 0; reg < 256; reg += bytes) EXPECT_TRUE(write(kFirst + reg, 0, bytes)) << reg;
+    }
+    EXPECT_EQ(decoding(kFirst), 3u);
+    EXPECT_EQ(bus_.read(kFirst + kBar0), 0x10004000u);
+    write(kSecond + kBar2, 0x2000);
+    EXPECT_FALSE(write(kSecond + kBar0, 0x10000000)); // over the held one's
+    EXPECT_TRUE(write(kSecond + kCommand, 2, 2));
+    EXPECT_EQ(decoding(kSecond), 0u);
+    filter_.let_go();
+    EXPECT_FALSE(write(kFirst + kCommand, 0, 2));
+    EXPECT_EQ(decoding(kFirst), 0u);
+}
+
+TEST_F(PciFilterTest, tells_where_a_function_answers_only_if_that_is_whole_frames_of_memory) {
+    PciFilter<FakeBus>::Windows windows;
+    EXPECT_FALSE(filter_.windows(bus_, kSecond, windows)) << "its decoding is off";
+    write(kSecond + kBar0, 0x10010000);
+    write(kSecond + kBar2, 0x2000);
+    write(kSecond + kCommand, 6, 2);
+    EXPECT_FALSE(filter_.windows(bus_, kSecond, windows)) << "it has ports";
+
+    bus_.add(kThird, {{kBar0, {0xffffc000, 0}}, {kBar2, {0xfffff000, 0}}});
+    EXPECT_TRUE(filter_.init(bus_, 1, kMemoryWindow, kIoWindow));
+    write(kThird + kBar0, 0x10008000);
+    write(kThird + kBar2, 0x10020000);
+    write(kThird + kCommand, 2, 2);
+    EXPECT_FALSE(filter_.windows(bus_, kThird, windows)) << "it cannot do DMA";
+    write(kThird + kCommand, 6, 2);
+    ASSERT_TRUE(filter_.windows(bus_, kThird, windows));
+    EXPECT_EQ(windows.bars[0].base, 0x10008000u);
+    EXPECT_EQ(windows.bars[0].bytes, 0x4000u);
+    EXPECT_EQ(windows.bars[1].bytes, 0u);
+    EXPECT_EQ(windows.bars[2].base, 0x10020000u);
+    EXPECT_EQ(filter_.memory_bytes(kThird, 0), 0x4000u);
+    EXPECT_EQ(filter_.memory_bytes(kSecond, 2), 0u) << "ports are no memory";
+    EXPECT_EQ(filter_.memory_bytes(kThird, 6), 0u);
+
+    bus_.add(kThird, {{kBar0, {0xfffff800, 0}}});
+    EXPECT_TRUE(filter_.init(bus_, 1, kMemoryWindow, kIoWindow));
+    write(kThird + kBar0, 0x10008000);
+    write(kThird + kCommand, 6, 2);
+    EXPECT_FALSE(filter_.windows(bus_, kThird, windows)) << "half a frame may be another's";
 }
 
 TEST_F(PciFilterTest, refuses_to_start_with_more_functions_than_it_can_watch) {

@@ -12,7 +12,8 @@
 #define TOS_WINDOW_BASE TOS_DYNAMIC_BASE /* per core: 2 MiB for a block, 2 MiB for pages */
 #define TOS_WINDOW_BYTES_PER_CORE 0x400000
 #define TOS_SHARED_BASE 0xffffff8044000000 /* the RPC area */
-#define TOS_FRAME_TABLE_BASE 0xffffff8048000000
+#define TOS_FRAME_TABLE_BASE 0xffffff8048000000 /* and the page of the NPU behind it */
+#define TOS_NPU_BASE 0xffffff8050000000 /* its registers, while the program holds it */
 
 #define TOS_STACK_BYTES 0x4000
 #define TOS_GUARD_BYTES 0x1000
@@ -49,12 +50,12 @@
 #define OPTEED_RETURN_SYSTEM_RESET_DONE 0xbe000008
 
 /*
- * MAIR_EL1: 0 Device-nGnRnE, 1 Normal write-back (Arm ARM D17.2.97).
+ * MAIR_EL1: 0 Device-nGnRnE, 1 Normal write-back, 2 Device-nGnRE (Arm ARM D17.2.97).
  * TCR_EL1: 39 bits and 4 KiB granule in both halves, walks write-back inner-shareable, ASID from TTBR0,
  * 40-bit physical addresses. SCTLR_EL1: M C I, SA SA0, WXN (writable means not executable), nTWE nTWI, UCT
  * DZE UCI (as Linux gives its programs), SPAN = 0 (PAN is set on every exception), EOS EIS, LSMAOE nTLSMD.
  */
-#define TOS_MAIR 0xff00
+#define TOS_MAIR 0x04ff00
 #define TOS_TCR                                                                                              \
     (25 | (25 << 16) | (1 << 8) | (1 << 10) | (3 << 12) | (1 << 24) | (1 << 26) | (3 << 28) | (2 << 30) |    \
      (2 << 32))

@@ -39,6 +39,11 @@ u8* map_non_secure(u64 at, u64 physical, u64 bytes) {
     return g_kernel_table.map(at, physical, bytes, attributes) ? reinterpret_cast<u8*>(at) : nullptr;
 }
 
+u8* map_device(u64 at, u64 physical, u64 bytes) {
+    const u64 attributes = leaf::kDevice | leaf::kNonSecure;
+    return g_kernel_table.map(at, physical, bytes, attributes) ? reinterpret_cast<u8*>(at) : nullptr;
+}
+
 void unmap_non_secure(u64 at, u64 bytes) {
     bool stuck = false;
     while (g_kernel_table.take(at, at + bytes, stuck).bytes != 0) {

@@ -23,6 +23,8 @@ inline u64 kernel_physical(const void* pointer) {
  */
 [[nodiscard]] u8* map_non_secure(u64 at, u64 physical, u64 bytes);
 void unmap_non_secure(u64 at, u64 bytes);
+/* Registers of a device of the normal world's bus; unmap_non_secure() takes them away. */
+[[nodiscard]] u8* map_device(u64 at, u64 physical, u64 bytes);
 
 /*
  * A window of this core onto frames of Flex-Mem. `block`: 2 MiB-aligned; `pages`: up to 512 frames in any

@@ -26,6 +26,7 @@ enum class Backing : u8 {
     ImageInPlace, /* the frames of the embedded ELF themselves: read-only or executable */
     ImageCopy,    /* a copy of the ELF's page on first touch */
     Flex,         /* mapped by whoever made the area; never on demand */
+    Registers,    /* the NPU's; the kernel never reads or writes there for the program */
     Dying,        /* being taken apart by a thread: nobody else may touch or reuse it */
 };
 

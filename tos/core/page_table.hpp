@@ -16,6 +16,7 @@ namespace flex::tos {
 namespace leaf {
 constexpr u64 kAttributeDevice = u64{0} << 2; /* index into MAIR, see arch/registers.hpp */
 constexpr u64 kAttributeNormal = u64{1} << 2;
+constexpr u64 kAttributeRegisters = u64{2} << 2; /* device memory whose writes may be acknowledged early */
 constexpr u64 kNonSecure = u64{1} << 5;
 constexpr u64 kUser = u64{1} << 6;
 constexpr u64 kReadOnly = u64{1} << 7;
@@ -29,6 +30,8 @@ constexpr u64 kAttributeMask = ~kAddressMask & ~u64{3};
 
 constexpr u64 kNormal = kAttributeNormal | kInnerShareable | kAccessed;
 constexpr u64 kDevice = kAttributeDevice | kAccessed | kKernelNoExecute | kUserNoExecute;
+constexpr u64 kUserRegisters = kAttributeRegisters | kNonSecure | kUser | kAccessed | kNotGlobal |
+                               kKernelNoExecute | kUserNoExecute;
 constexpr u64 kKernelText = kNormal | kReadOnly | kUserNoExecute;
 constexpr u64 kKernelRead = kNormal | kReadOnly | kKernelNoExecute | kUserNoExecute;
 constexpr u64 kKernelData = kNormal | kKernelNoExecute | kUserNoExecute;

@@ -57,6 +57,8 @@ bool answer_is_valid(const RpcRequest& request, const RpcAnswer& answer) {
         return result <= request.arg[0] && answer.data_len == request.arg[0] * 8;
     case FLEX_RPC_LIST:
         return result <= answer.data_len;
+    case FLEX_RPC_NPU_GIVE:
+    case FLEX_RPC_NPU_RETURN:
     case FLEX_RPC_GIVE_BACK:
     case FLEX_RPC_CLOSE:
     case FLEX_RPC_SYNC:

@@ -1,11 +1,13 @@
 /* What the world outside asks for: opteed's entries and the calls of abi/calls.h. */
 #include "abi/calls.h"
+#include "abi/npu_control.hpp"
 
 #include "arch/mmu.hpp"
 #include "kernel/console.hpp"
 #include "kernel/core.hpp"
 #include "kernel/exception.hpp"
 #include "kernel/memory_job.hpp"
+#include "kernel/npu.hpp"
 #include "kernel/random.hpp"
 #include "kernel/scheduler.hpp"
 
@@ -43,8 +45,10 @@ CallResult boot(u64 table, u64 base, u64 frames) {
         frames > kFramesMax) {
         return {FLEX_ERR_ARGUMENT};
     }
-    u8* cells = map_non_secure(TOS_FRAME_TABLE_BASE, table, align_up(frames, kPageBytes));
+    const u64 control = npu_control_offset(frames);
+    u8* cells = map_non_secure(TOS_FRAME_TABLE_BASE, table, control + kPageBytes);
     if (cells == nullptr) return {FLEX_ERR_NO_MEMORY};
+    npu_boot(reinterpret_cast<flex_npu_control*>(cells + control));
     g_frames = TrustedOsFrameTable<>(cells, base, frames);
     return {FLEX_OK};
 }
@@ -64,6 +68,11 @@ CallResult reclaim(u64 bytes) {
     wake_all(WaitFor::Reclaim);
     kick_service();
     return {FLEX_OK};
+}
+
+CallResult recall_npu(u64 ms) {
+    Locked lock;
+    return {npu_recall(ms) ? FLEX_OK : FLEX_ERR_STATE};
 }
 
 CallResult statistic(u64 which) {
@@ -100,6 +109,10 @@ CallResult statistic(u64 which) {
         return {FLEX_OK, ticks_to_ns(s.switch_ticks)};
     case FLEX_TOS_STAT_SWITCHES_OVER_100US:
         return {FLEX_OK, s.slow_switches};
+    case FLEX_TOS_STAT_NPU_HELD:
+        return {FLEX_OK, s.npu_held};
+    case FLEX_TOS_STAT_NPU_REVOKED:
+        return {FLEX_OK, s.npu_revoked};
     case FLEX_TOS_STAT_PROGRAM_STARTS:
         return {FLEX_OK, s.starts};
     default:
@@ -124,6 +137,8 @@ CallResult call(u64 function, u64 x1, u64 x2, u64 x3) {
         return stop();
     case FLEX_TOS_RECLAIM:
         return reclaim(x1);
+    case FLEX_TOS_NPU_RECALL:
+        return recall_npu(x1);
     case FLEX_TOS_STAT:
         return statistic(x1);
     case FLEX_TOS_BOOT:

@@ -6,6 +6,7 @@
 #include "kernel/core.hpp"
 #include "kernel/exception.hpp"
 #include "kernel/memory_steps.hpp"
+#include "kernel/npu.hpp"
 
 namespace flex::tos {
 
@@ -15,6 +16,7 @@ constexpr u64 kZeroStepBytes = 32768; /* some 10 us */
 constexpr u32 kWindowFrames = 128;
 constexpr u32 kCollectRanges = 256; /* leaves taken under one lock */
 constexpr u32 kBlockOrder = 9;
+constexpr u64 kNpuLookNs = 10'000'000;
 
 /* Zeroes memory behind a window until it is done or an interrupt waits; returns how far it came. */
 u64 zero_window(u8* window, u64 bytes) {
@@ -195,7 +197,8 @@ Next start_giving(Thread& thread, u64 begin, u64 end, bool to_pool, bool keep_ar
 Next system_mem_free(Thread& thread, u64 address, u64 bytes) {
     u64 end = 0;
     if (!user_pages(address, bytes, end) || !g_areas.covered(address, end)) return finish(thread, kEinval);
-    for (const Backing other : {Backing::Zero, Backing::ImageCopy, Backing::ImageInPlace, Backing::Dying}) {
+    for (const Backing other :
+         {Backing::Zero, Backing::ImageCopy, Backing::ImageInPlace, Backing::Registers, Backing::Dying}) {
         if (g_areas.any(address, end, other)) return finish(thread, kEinval);
     }
     if (const Error error = g_areas.set_backing(address, end, Backing::Dying); error != kOk)
@@ -269,6 +272,8 @@ Next trim_pool(Thread& service) {
 
 Next tear_down(Thread& service) {
     if (service.job != nullptr) end_job(service);
+    /* Before the first frame is released. */
+    if (!npu_leave()) return wait_for(service, WaitFor::Service, service_step, deadline_after(kNpuLookNs));
     if (MemoryJob* job = orphaned_job(service); job != nullptr) {
         job->owner = &service;
         job->to_pool = false;

@@ -62,6 +62,7 @@ struct Statistics {
     u64 lends, interrupted, rpcs, answers_refused, adopted, released, adoptions_refused, syscalls,
         page_faults;
     u64 switch_max_ticks, starts, switches, switch_ticks, slow_switches;
+    u64 npu_held, npu_revoked;
 };
 extern Statistics g_statistics;
 
@@ -91,6 +92,7 @@ void forget_ready(Thread& thread); /* takes it out of the queue */
 void wake_all(WaitFor what);
 void wake_expired(u64 ticks);
 [[nodiscard]] u64 next_deadline();
+void look_by(u64 ticks); /* wake_expired() is to be called by then at the latest */
 void kick_service();
 Next service_step(Thread& service);
 

@@ -12,6 +12,8 @@ namespace {
 
 /* Owner of the slot of the log, which no thread waits for. */
 constexpr u32 kLog = kThreads;
+/* Of slots that were abandoned as soon as they were posted. */
+constexpr u32 kNobody = kThreads + 1;
 
 char log_text[16384];
 u64 log_bytes;
@@ -58,6 +60,14 @@ bool take_slot(Thread& thread, bool for_memory) {
 Next post(Thread& thread, const RpcRequest& request, Step step) {
     publish(thread.slot, request);
     return wait_for(thread, WaitFor::Answer, step);
+}
+
+u32 post_and_forget(const RpcRequest& request) {
+    const u32 slot = g_slots.acquire(kNobody, true);
+    if (slot == RpcSlots::kNone) return slot;
+    publish(slot, request);
+    g_slots.abandon(slot);
+    return slot;
 }
 
 bool take_answer(Thread& thread, RpcAnswer& answer) {

@@ -21,6 +21,8 @@ Next post(Thread& thread, const RpcRequest& request, Step step);
  * readable until drop_slot. */
 [[nodiscard]] bool take_answer(Thread& thread, RpcAnswer& answer);
 void drop_slot(Thread& thread);
+/* A notice whose answer nobody looks at. kNone: no slot is free, it has not been sent. */
+[[nodiscard]] u32 post_and_forget(const RpcRequest& request);
 
 /* Bits of a LEND call. */
 void complete_slots(u32 mask);

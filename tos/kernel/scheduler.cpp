@@ -3,6 +3,7 @@
 #include "abi/calls.h"
 #include "arch/mmu.hpp"
 #include "kernel/exception.hpp"
+#include "kernel/npu.hpp"
 #include "kernel/rpc_engine.hpp"
 
 namespace flex::tos {
@@ -322,7 +323,7 @@ void wake_all(WaitFor what) {
 
 void wake_expired(u64 ticks) {
     if (ticks < earliest_deadline) return;
-    earliest_deadline = kNever;
+    earliest_deadline = npu_look(ticks);
     for (Thread& thread : g_threads) {
         if (thread.state != ThreadState::Waiting) continue;
         if (thread.deadline > ticks) {
@@ -339,6 +340,8 @@ void wake_expired(u64 ticks) {
 }
 
 u64 next_deadline() { return earliest_deadline; }
+
+void look_by(u64 ticks) { earliest_deadline = min(earliest_deadline, ticks); }
 
 void kick_service() {
     Thread& service = g_threads[kServiceThread];

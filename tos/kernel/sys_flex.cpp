@@ -4,6 +4,7 @@
 #include "core/memory.hpp"
 #include "kernel/core.hpp"
 #include "kernel/memory_job.hpp"
+#include "kernel/npu.hpp"
 #include "kernel/random.hpp"
 #include "kernel/system_calls.hpp"
 #include "kernel/user_memory.hpp"
@@ -83,6 +84,43 @@ Next flex_memory_information(Thread& thread, const Arguments& a) {
     return finish(thread, 0);
 }
 
+Next flex_npu_acquire(Thread& thread, const Arguments& a) { return system_npu_acquire(thread, a[0], a[1]); }
+Next flex_npu_release(Thread& thread, const Arguments&) { return system_npu_release(thread); }
+Next flex_npu_wait(Thread& thread, const Arguments& a) { return system_npu_wait(thread, a[0]); }
+
+constexpr u64 kAddressesAStep = 128;
+
+/* Next page: scratch[0]; from user_address, user_bytes of them. */
+Next addresses_step(Thread& thread) {
+    thread.step = addresses_step;
+    u64& done = thread.scratch[0];
+    u64 addresses[kAddressesAStep];
+    const u64 count = min(kAddressesAStep, thread.user_bytes - done);
+    for (u64 i = 0; i < count; i++) {
+        const u64 page = thread.user_address + (done + i) * kPageBytes;
+        const Area* area = g_areas.find(page);
+        const PageTable::Leaf leaf = g_program.table.lookup(page);
+        if (area == nullptr || area->backing != Backing::Flex || leaf.bytes == 0)
+            return finish(thread, kEfault);
+        addresses[i] = leaf.physical + (page - leaf.va);
+    }
+    const Access access = copy_to_user(thread.scratch[1] + done * sizeof(u64), addresses, count * sizeof(u64));
+    if (!reached(thread, access)) return thread.outcome;
+    done += count;
+    return done < thread.user_bytes ? Next::Again : finish(thread, 0);
+}
+
+Next flex_memory_addresses(Thread& thread, const Arguments& a) {
+    u64 end = 0;
+    if (a[1] == 0) return finish(thread, 0);
+    if (a[1] > kUserHigh / kPageBytes || !user_pages(a[0], a[1] * kPageBytes, end)) return finish(thread, kEfault);
+    thread.user_address = a[0];
+    thread.user_bytes = a[1];
+    thread.scratch[0] = 0;
+    thread.scratch[1] = a[2];
+    return addresses_step(thread);
+}
+
 const CallEntry kFlexCallsList[] = {
     {FLEX_SYS_MEM_ALLOC, flex_mem_alloc},
     {FLEX_SYS_MEM_FREE, flex_mem_free},
@@ -92,6 +130,10 @@ const CallEntry kFlexCallsList[] = {
     {FLEX_SYS_SECURE_STORE_WRITE, flex_store_write},
     {FLEX_SYS_RECLAIM_WAIT, flex_reclaim_wait},
     {FLEX_SYS_MEMORY_INFO, flex_memory_information},
+    {FLEX_SYS_NPU_ACQUIRE, flex_npu_acquire},
+    {FLEX_SYS_NPU_RELEASE, flex_npu_release},
+    {FLEX_SYS_NPU_WAIT, flex_npu_wait},
+    {FLEX_SYS_MEM_ADDRESSES, flex_memory_addresses},
 };
 } // namespace
 

@@ -52,7 +52,8 @@ Next system_mmap(Thread& thread, const Arguments& a) {
 }
 
 bool any_special(u64 begin, u64 end) {
-    return g_areas.any(begin, end, Backing::Flex) || g_areas.any(begin, end, Backing::Dying);
+    return g_areas.any(begin, end, Backing::Flex) || g_areas.any(begin, end, Backing::Dying) ||
+           g_areas.any(begin, end, Backing::Registers);
 }
 
 Next system_munmap(Thread& thread, const Arguments& a) {

@@ -41,7 +41,7 @@ enum class Next : u8 {
 using Step = Next (*)(Thread&);
 
 enum class ThreadState : u8 { Free, Ready, Running, Waiting };
-enum class WaitFor : u8 { Nothing, Futex, Time, Answer, Slot, Frames, Job, Reclaim, Flash, Service };
+enum class WaitFor : u8 { Nothing, Futex, Time, Answer, Slot, Frames, Job, Reclaim, Flash, Npu, Service };
 
 constexpr u64 kNever = ~u64{0};
 

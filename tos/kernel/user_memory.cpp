@@ -97,9 +97,14 @@ Access touch(u64 address, u64 bytes, u8 need) {
     return Access::Good;
 }
 
+/* A copy would read or write a device, in pieces of its own choice. */
+static bool touches_registers(u64 address, u64 bytes) {
+    return bytes != 0 && g_areas.any(address, address + bytes, Backing::Registers);
+}
+
 /* The copy itself is what decides; a fault brings the page in and goes on where it stopped. */
 template <class Copy> static Access copy_user(u64 address, u64 bytes, u8 need, Copy&& copy) {
-    if (!user_bytes(address, bytes)) return Access::Fault;
+    if (!user_bytes(address, bytes) || touches_registers(address, bytes)) return Access::Fault;
     for (u64 done = 0; done < bytes;) {
         const u64 left = copy(done);
         if (left == 0) return Access::Good;
@@ -128,7 +133,7 @@ Access copy_to_user(u64 to, const void* from, u64 bytes) {
 }
 
 Access load_user_word(u32& to, u64 from) {
-    if (!is_aligned(from, 4) || !user_bytes(from, 4)) return Access::Fault;
+    if (!is_aligned(from, 4) || !user_bytes(from, 4) || touches_registers(from, 4)) return Access::Fault;
     while (load_user_u32_raw(&to, from) != 0) {
         if (const Access access = page_in(from, kProtectRead); access != Access::Good) return access;
     }

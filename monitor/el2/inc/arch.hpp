@@ -38,6 +38,11 @@ inline void tlbi_stage2(u64 address) { asm volatile("tlbi ipas2e1is, %0" ::"r"(a
 inline void tlbi_stage1_vmid() { asm volatile("tlbi vmalle1is" ::: "memory"); }
 inline void tlbi_all_vmid() { asm volatile("tlbi vmalls12e1is" ::: "memory"); }
 
+inline u32 read8(u64 address) {
+    u32 value;
+    asm volatile("ldrb %w0, [%1]" : "=r"(value) : "r"(address) : "memory");
+    return value;
+}
 inline u32 read32(u64 address) {
     u32 value;
     asm volatile("ldr %w0, [%1]" : "=r"(value) : "r"(address) : "memory");

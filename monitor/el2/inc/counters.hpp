@@ -18,7 +18,7 @@ public:
     }
 
 private:
-    u64 values_[FLEX_STAT_MONITOR_BYTES + 1] = {};
+    u64 values_[FLEX_STAT_NPU_DENIED + 1] = {};
 };
 
 } // namespace flex::monitor

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "abi/npu_control.hpp"
 #include "board.h"
 #include "table_pool.hpp"
 #include "types.hpp"
@@ -11,6 +12,7 @@ namespace flex::monitor {
 //   +0        image, variables, stacks (monitor.ld)
 //   +1 MiB-4K record of this life (LifeRecord)
 //   +1 MiB    frame table, one byte a frame
+//   then      a page that says who has the NPU (struct flex_npu_control)
 //   then      page-table pool
 struct Layout {
     static constexpr u64 kBase = BOARD_MONITOR_BASE;
@@ -20,6 +22,7 @@ struct Layout {
     Region dram;
     Region region; // the monitor's own, RESERVED, hidden from Linux
     u64 frames = 0;
+    u64 npu_control = 0;
     u64 pool = 0;
     u64 pool_tables = 0;
 
@@ -36,7 +39,8 @@ struct Layout {
         }
         out.dram = dram;
         out.frames = dram.bytes / kFrameSize;
-        out.pool = kFrameTable + round_up(out.frames, kFrameSize);
+        out.npu_control = kFrameTable + npu_control_offset(out.frames);
+        out.pool = out.npu_control + kFrameSize;
         out.pool_tables = dram.bytes / (2 * kMiB) + kFixedTables;
         const u64 end = round_up(out.pool + TablePool::bytes_for(out.pool_tables), 2 * kMiB);
         out.region = {kBase, end - kBase};

@@ -4,6 +4,7 @@
 #include "flex_memory.hpp"
 #include "hardware.hpp"
 #include "layout.hpp"
+#include "npu_machine.hpp"
 #include "pci_filter.hpp"
 
 namespace flex::monitor {
@@ -22,7 +23,9 @@ struct Monitor {
     Region redistributors; // GICR frames of the cores there are
     Region ecam;           // PCI configuration space
     PciFilter<EcamConfig> pci;
-    TicketLock<Hardware> pci_lock;
+    TicketLock<Hardware> pci_lock; // before memory.lock() when both are needed
+    NpuMachine npu_machine;        // under pci_lock
+    NpuSwitch<NpuMachine> npu;     // under pci_lock
     u64 own_tables = 0;    // page-table frames of own_tree
     u32 stopping = 0;      // non-zero: no core may go back to EL1
     u32 power_requested = 0;
@@ -69,6 +72,14 @@ extern "C" void secondary_entry();
 void handle_smc(Frame& frame);
 void handle_hvc(Frame& frame);
 void drain_device_faults(); // into FLEX_STAT_DMA_FAULTS
+// npu.cpp
+void set_up_npu(); // when PCI configuration has been taken over
+Status give_npu();
+Status take_npu();
+// Does an access that stage 2 stopped concern the NPU while it is not the normal world's? Then it is counted.
+enum class NpuPart { None, Registers, Configuration };
+NpuPart denied_npu_part(u64 ipa);
+void silence_npu(); // before a reset or power-off; with memory.lock()
 // aborts.cpp
 void handle_abort(Frame& frame);
 void inject_undefined(Frame& frame);

@@ -10,6 +10,8 @@ namespace flex::monitor {
 // address, and all answer inside the bridge's windows. Therefore
 // - BARs change only while their function's decoding is off (as Linux does when it sizes or moves them), and
 // - decoding goes on only when all BARs lie well.
+// One function can be held: then nothing of it changes, so nobody moves, resets or powers off a device that is not the
+// normal world's, and by the invariant nobody's registers come to lie over its own.
 //
 // Config: u32 read(u32 offset) of an aligned word, void write(u32 offset, unsigned bytes, u32 value).
 // Not synchronised: the caller holds a lock.
@@ -39,6 +41,7 @@ public:
         return false;
 #else
         Function* function = find(offset & ~(kFunctionBytes - 1));
+        if (function != nullptr && function == held_) return true;
         if (function == nullptr || bytes > 4 || offset % bytes != 0) return true;
         const u32 reg = offset % kFunctionBytes;
         if (reg == kCommand) return write_command(config, *function, bytes, static_cast<u32>(value));
@@ -55,10 +58,40 @@ public:
 
     [[nodiscard]] unsigned functions() const { return count_; }
 
+    // at: configuration space of a function. Every write to it is refused from now on.
+    void hold(u32 at) { held_ = find(at); }
+    void let_go() { held_ = nullptr; }
+
+    // Size of a memory BAR by the number of its first register; 0: there is none.
+    [[nodiscard]] u64 memory_bytes(u32 at, unsigned bar) {
+        const Function* f = find(at);
+        return f == nullptr || bar >= kBars || f->bars[bar].space != kMemory ? 0 : f->bars[bar].bytes;
+    }
+
+    struct Windows {
+        Region bars[kBars] = {}; // by register; no bytes: not there
+    };
+    // Where a function answers now. False: not at all, not only in memory, not in whole frames (which another's
+    // registers might share), or it cannot do DMA.
+    [[nodiscard]] bool windows(Config& config, u32 at, Windows& out) {
+        const Function* f = find(at);
+        constexpr u32 kOn = kDecodeMemory | kMaster;
+        out = {};
+        if (f == nullptr || (command(config, *f) & kOn) != kOn || !lies_well(config, *f, kMemory)) return false;
+        for (unsigned i = 0; i < f->registers; i++) {
+            if (f->bars[i].bytes == 0) continue;
+            if (f->bars[i].space != kMemory || f->bars[i].bytes % kFrameSize != 0) return false;
+            out.bars[i] = place(config, *f, i);
+            if (out.bars[i].base % kFrameSize != 0) return false;
+        }
+        return true;
+    }
+
 private:
     enum Space : unsigned { kMemory = 0, kIo = 1 };
     static constexpr u32 kCommand = 0x04, kHeader = 0x0c, kFirstBar = 0x10;
     static constexpr u32 kDecodeIo = 1, kDecodeMemory = 2, kDecode = kDecodeIo | kDecodeMemory;
+    static constexpr u32 kMaster = 4;
 
     struct Bar {
         u64 bytes = 0; // 0: not there
@@ -154,6 +187,7 @@ private:
     Region windows_[2];
     Function functions_[kMostFunctions];
     unsigned count_ = 0;
+    const Function* held_ = nullptr;
 };
 
 } // namespace flex::monitor

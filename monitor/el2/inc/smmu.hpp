@@ -19,8 +19,9 @@ public:
     // All streams to the normal tree; translation on.
     void start();
 
-    // Points a stream at another tree: abort, forget, new tree, forget.
-    void switch_stream(unsigned stream, Stream to);
+    // Points a stream at a tree, or nowhere; what it translated before is forgotten and no longer under way. From one
+    // tree to another only by way of Abort.
+    void set_stream(unsigned stream, Stream to);
 
     // FEAT_BBM level 2 in the SMMU (IDR3.BBML).
     [[nodiscard]] bool replaces_directly() const { return replaces_directly_; }

@@ -38,6 +38,7 @@ enum class Status : s64 {
     Unknown = FLEX_ERR_UNKNOWN,
     Argument = FLEX_ERR_ARGUMENT,
     State = FLEX_ERR_STATE,
+    Busy = FLEX_ERR_BUSY,
     NoMemory = FLEX_ERR_NO_MEMORY,
     Denied = FLEX_ERR_DENIED,
 };

@@ -21,12 +21,14 @@ struct AbortSyndrome {
     explicit AbortSyndrome(u64 esr)
         : fetch(field(esr, 31, 26) == kFetchFromLower), valid(field(esr, 24, 24)),
           bytes(1u << field(esr, 23, 22)), register_number(static_cast<unsigned>(field(esr, 20, 16))),
-          far_invalid(field(esr, 10, 10)), maintenance(field(esr, 8, 8)), on_walk(field(esr, 7, 7)),
+          sign_extended(field(esr, 21, 21)), wide(field(esr, 15, 15)), far_invalid(field(esr, 10, 10)), maintenance(field(esr, 8, 8)), on_walk(field(esr, 7, 7)),
           write(field(esr, 6, 6)), status(field(esr, 5, 0)) {}
     bool fetch;
     bool valid; // the instruction's size and register are described
     unsigned bytes;
     unsigned register_number;
+    bool sign_extended; // what a load reads
+    bool wide;          // the register is X, not W
     bool far_invalid;
     bool maintenance;
     bool on_walk; // of stage 1
@@ -138,6 +140,18 @@ bool emulate_pci_write(Frame& frame, const AbortSyndrome& abort, u64 ipa) {
     return true;
 }
 
+// The NPU's configuration space while it is not the normal world's: nobody is there (PCI Local Bus Specification 3.0,
+// 3.2.2.3.4). Reads give all ones, writes go nowhere.
+bool emulate_absent_function(Frame& frame, const AbortSyndrome& abort) {
+    if (abort.fetch || !abort.valid) return false;
+    if (!abort.write && abort.register_number != 31) {
+        const u64 bytes = !abort.sign_extended ? abort.bytes : abort.wide ? 8 : 4;
+        frame.x[abort.register_number] = ~u64{0} >> (64 - 8 * bytes);
+    }
+    frame.elr += 4;
+    return true;
+}
+
 void count_abort(const AbortSyndrome& abort, u64 ipa) {
     Counters& counters = the_monitor.memory.counters();
     counters.add(abort.fetch   ? FLEX_STAT_ABORTS_FETCH
@@ -173,6 +187,8 @@ void handle_abort(Frame& frame) {
         // Another core was just replacing this mapping: it is there now.
         if ((!writes || may_write) && (!abort.fetch || may_fetch)) return;
         if (emulate_gicr_write(frame, abort, ipa) || emulate_pci_write(frame, abort, ipa)) return;
+    } else if (denied_npu_part(ipa) == NpuPart::Configuration && emulate_absent_function(frame, abort)) {
+        return;
     }
     count_abort(abort, ipa);
     drain_device_faults();

@@ -72,6 +72,7 @@ void silence_and_scrub() {
     stop_other_cores();
     m.memory.normal_tree().unmap_everything();
     m.memory.flex_tree().unmap_everything();
+    silence_npu();
     const s64 status = call_firmware(FLEX_TOS_QUIESCE);
     if (status != FLEX_OK) print("monitor: the trusted OS answers %d to quiesce\n", status);
     scrub_protected_frames();
@@ -109,7 +110,7 @@ u64 statistic(u64 which) {
 
 bool is_statistic(u64 which) {
     return which < FLEX_FRAME_STATES ||
-           (which >= FLEX_STAT_PROTECT_CALLS && which <= FLEX_STAT_MONITOR_BYTES);
+           (which >= FLEX_STAT_PROTECT_CALLS && which <= FLEX_STAT_NPU_DENIED);
 }
 
 } // namespace
@@ -197,6 +198,18 @@ void handle_hvc(Frame& frame) {
         } else {
             answer(frame, FLEX_ERR_ARGUMENT);
         }
+        break;
+    case FLEX_HVC_NPU_GIVE:
+        drain_device_faults();
+        answer(frame, static_cast<s64>(give_npu()));
+        break;
+    case FLEX_HVC_NPU_TAKE:
+        drain_device_faults();
+        answer(frame, static_cast<s64>(take_npu()));
+        break;
+    case FLEX_HVC_NPU_STATE:
+        answer(frame, FLEX_OK);
+        frame.x[1] = static_cast<u64>(m.npu.control().state());
         break;
     default:
         deny(frame);

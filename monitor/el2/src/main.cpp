@@ -158,6 +158,7 @@ extern "C" [[noreturn]] void monitor_main() {
     clean_tree(BOARD_DTB_BASE);
     take_pci_configuration(devices);
     map_for_linux(devices, board.core_count);
+    set_up_npu();
     m.hardware.smmu().start();
     m.pool.free_retired(); // what mapping and merging left; nobody has walked it
     set_up_el2();

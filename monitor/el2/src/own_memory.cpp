@@ -51,6 +51,7 @@ void map_own_memory() {
     map(m.layout.region.end(), m.layout.dram.end(), kData);
     map(BOARD_UART0_BASE, BOARD_UART0_BASE + BOARD_UART0_BYTES, kDevice);
     map(BOARD_SMMU_BASE, BOARD_SMMU_BASE + BOARD_SMMU_BYTES, kDevice);
+    map(BOARD_PCIE_MMIO_BASE, BOARD_PCIE_MMIO_BASE + BOARD_PCIE_MMIO_BYTES, kDevice); // to reset the NPU
     map(BOARD_PCIE_ECAM_BASE, BOARD_PCIE_ECAM_BASE + BOARD_PCIE_ECAM_BYTES, kDevice);
     map(BOARD_GICR_BASE, BOARD_GICR_BASE + BOARD_GICR_BYTES_PER_CORE * BOARD_CORES_MAX, kDevice);
 

@@ -4,8 +4,6 @@
 #include "console.hpp"
 #include "page_tree.hpp"
 
-#include <initializer_list>
-
 namespace flex::monitor {
 namespace {
 
@@ -102,17 +100,15 @@ void Smmu::start() {
     wait();
 }
 
-void Smmu::switch_stream(unsigned stream, Stream to) {
+void Smmu::set_stream(unsigned stream, Stream to) {
     FLEX_REQUIRE(stream < kStreams);
-    for (const Stream next : {Stream::Abort, to}) {
-        set_entry(stream, next);
-        arch::dsb();
-        command(kConfigureAll, 31);
-        // QEMU passes an invalidation on to vhost back ends for TLB commands only, not for CFGI.
-        forget_all(vmids_[0]);
-        forget_all(vmids_[1]);
-        wait();
-    }
+    set_entry(stream, to);
+    arch::dsb();
+    command(kConfigureAll, 31);
+    // QEMU passes an invalidation on to vhost back ends for TLB commands only, not for CFGI.
+    forget_all(vmids_[0]);
+    forget_all(vmids_[1]);
+    wait();
 }
 
 // Stream table entry, IHI 0070 5.2. Its valid word is written last when it becomes more permissive, first

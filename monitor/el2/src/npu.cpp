@@ -1,0 +1,213 @@
+// The NPU's switch between the worlds, on the board.
+#include "console.hpp"
+#include "monitor.hpp"
+
+namespace flex::monitor {
+namespace {
+
+// A reset stops a job between two pieces of its work, so this is generous.
+constexpr u64 kResetMs = 2000;
+
+// Virtio 1.2, 4.1.4.3: offsets in the common configuration structure.
+constexpr u64 kDeviceFeatureSelect = 0x00, kDriverFeatureSelect = 0x08, kDeviceStatus = 0x14, kQueueSelect = 0x16;
+
+// PCI Local Bus Specification 3.0, 6.2 and 6.8: the command register, and the control words of MSI and MSI-X, which are
+// the upper halves of their capabilities' first words.
+constexpr u32 kCommand = 0x04, kControl = 0x02;
+constexpr u32 kInterruptDisable = 1u << 10, kMsiEnable = 1u << 0, kMsixEnable = 1u << 15;
+
+EcamConfig configuration() { return EcamConfig(the_monitor.ecam.base); }
+
+template <class Condition> bool wait_for(u64 end, Condition condition) {
+    while (!condition()) {
+        if (FLEX_READ(cntpct_el0) > end) return false;
+        arch::yield();
+    }
+    return true;
+}
+
+// The registers of abi/npu.h, by way of the device configuration words.
+class NpuRegisters final {
+public:
+    // What the words held before is the other world's, so the first access may repeat it and not be noticed. It is a read,
+    // and those after it differ from the one before.
+    explicit NpuRegisters(u64 words)
+        : words_(words), sequence_(arch::read32(words + FLEX_NPU_CONFIG_ACCESS) >> 16) {
+        (void)read(FLEX_NPU_REG_VERSION);
+    }
+    u32 read(u32 reg) {
+        access(FLEX_NPU_ACCESS(++sequence_, reg));
+        return arch::read32(words_ + FLEX_NPU_CONFIG_VALUE);
+    }
+    void write(u32 reg, u32 value) {
+        arch::write32(words_ + FLEX_NPU_CONFIG_DATA, value);
+        access(FLEX_NPU_ACCESS_WRITE | FLEX_NPU_ACCESS(++sequence_, reg));
+    }
+
+private:
+    void access(u32 word) {
+        arch::write32(words_ + FLEX_NPU_CONFIG_ACCESS, word);
+        arch::dsb();
+    }
+    u64 words_;
+    u32 sequence_;
+};
+
+} // namespace
+
+Status NpuMachine::locate(flex_npu_control& where) {
+    EcamConfig config = configuration();
+    if (!the_monitor.pci.windows(config, NpuFunction::kAt, windows_)) return Status::Argument;
+    where.registers = windows_.bars[function_.bar].base;
+    where.bytes = windows_.bars[function_.bar].bytes;
+    where.common = function_.common, where.notify = function_.notify;
+    where.isr = function_.isr, where.device = function_.device;
+    where.notify_multiplier = function_.notify_multiplier;
+    return Status::Ok;
+}
+
+template <class Action> void NpuMachine::for_each_region(Action action) const {
+    action(Region{the_monitor.ecam.base + NpuFunction::kAt, kFrameSize}, stage2::kDeviceReadOnly);
+    for (const Region& bar : windows_.bars) action(bar, stage2::kDevice);
+}
+
+// The page-table frames that this takes stay until show(), which therefore needs none.
+bool NpuMachine::hide() {
+#ifdef FLEX_WITHOUT_NPU_UNMAP
+    return true;
+#endif
+    Monitor& m = the_monitor;
+    Guard<Hardware> guard(m.memory.lock(), m.hardware);
+    PageTree<Hardware>& tree = m.memory.normal_tree();
+    bool enough = true;
+    for_each_region([&](Region region, u64) {
+        for (u64 a = region.base; enough && a < region.end(); a += kFrameSize) enough = tree.prepare(a, 3);
+    });
+    for_each_region([&](Region region, u64) {
+        for (u64 a = region.base; a < region.end(); a += kFrameSize) enough ? tree.unmap(a, 3) : tree.tidy(a);
+    });
+    tree.sync();
+    m.pool.free_retired();
+    if (enough) m.pci.hold(NpuFunction::kAt);
+    return enough;
+}
+
+void NpuMachine::show() {
+#ifndef FLEX_WITHOUT_NPU_UNMAP
+    Monitor& m = the_monitor;
+    Guard<Hardware> guard(m.memory.lock(), m.hardware);
+    PageTree<Hardware>& tree = m.memory.normal_tree();
+    for_each_region([&](Region region, u64 attributes) {
+        for (u64 a = region.base; a < region.end(); a += kFrameSize) tree.map(a, 3, attributes);
+        for (u64 a = region.base; a < region.end(); a += kFrameSize) tree.tidy(a);
+    });
+    tree.sync();
+    m.pool.free_retired();
+    m.pci.let_go();
+#endif
+}
+
+void NpuMachine::cut_stream() {
+    Monitor& m = the_monitor;
+    Guard<Hardware> guard(m.memory.lock(), m.hardware);
+    m.hardware.smmu().set_stream(NpuFunction::kStream, Smmu::Stream::Abort);
+}
+
+void NpuMachine::join_stream(bool flex) {
+    Monitor& m = the_monitor;
+    Guard<Hardware> guard(m.memory.lock(), m.hardware);
+    m.hardware.smmu().set_stream(NpuFunction::kStream, flex ? Smmu::Stream::Flex : Smmu::Stream::Normal);
+}
+
+// First virtio's reset, which stops the queues (2.4.2: it is over when the status reads 0). The carrier takes a queue's
+// job with it, but tells the NPU nothing when no queue ever ran; so its own reset register as well.
+bool NpuMachine::reset() {
+    const u64 base = windows_.bars[function_.bar].base, common = base + function_.common;
+    const u64 end = FLEX_READ(cntpct_el0) + kResetMs * FLEX_READ(cntfrq_el0) / 1000;
+    arch::write8(common + kDeviceStatus, 0);
+    arch::dsb();
+    if (!wait_for(end, [&] { return arch::read8(common + kDeviceStatus) == 0; })) return false;
+    // Virtio does not say that these go, too.
+    arch::write32(common + kDeviceFeatureSelect, 0);
+    arch::write32(common + kDriverFeatureSelect, 0);
+    arch::write16(common + kQueueSelect, 0);
+    NpuRegisters registers(base + function_.device);
+    if (registers.read(FLEX_NPU_REG_ID) != FLEX_NPU_ID) return false;
+    registers.write(FLEX_NPU_REG_RESET, 1);
+    return wait_for(end, [&] { return registers.read(FLEX_NPU_REG_RESET) == 0; });
+}
+
+// An MSI is a write to memory, of an address and a value that the normal world may have put into the device's table: the
+// stream would carry it into Flex-Mem. And the secure world's jobs are no interrupts of Linux.
+void NpuMachine::settle_interrupts(bool flex) {
+#ifndef FLEX_WITHOUT_NPU_MSI
+    const EcamConfig config = configuration();
+    const auto settle = [&](u32 reg, u32 clear, u32 set, u32& saved) {
+        const u32 at = NpuFunction::kAt + reg;
+        if (flex) saved = config.read(at & ~3u) >> (at % 4 * 8) & 0xffff;
+        config.write(at, 2, flex ? (saved & ~clear) | set : saved);
+    };
+    settle(kCommand, 0, kInterruptDisable, command_);
+    if (function_.msi != 0) settle(function_.msi + kControl, kMsiEnable, 0, msi_control_);
+    if (function_.msix != 0) settle(function_.msix + kControl, kMsixEnable, 0, msix_control_);
+#else
+    (void)flex;
+#endif
+}
+
+bool NpuMachine::has_registers_at(u64 address) const {
+    for (const Region& bar : windows_.bars)
+        if (address >= bar.base && address < bar.end()) return true;
+    return false;
+}
+
+void set_up_npu() {
+    Monitor& m = the_monitor;
+    auto* control = reinterpret_cast<flex_npu_control*>(m.layout.npu_control);
+    *control = {};
+    m.npu_machine.init({});
+    m.npu = NpuSwitch<NpuMachine>(m.npu_machine, control);
+    NpuFunction function;
+    EcamConfig config = configuration();
+    if (m.ecam.bytes == 0 || !NpuFinder(config, m.pci).find(function)) return;
+    m.npu_machine.init(function);
+    (void)m.npu.control().appear();
+    print("monitor: the NPU is function %x\n", NpuFunction::kStream);
+}
+
+Status give_npu() {
+    Monitor& m = the_monitor;
+    const Guard<Hardware> guard(m.pci_lock, m.hardware);
+    const Status status = m.npu.give();
+    if (status == Status::Ok) m.memory.counters().add(FLEX_STAT_NPU_SWITCHES);
+    return status;
+}
+
+Status take_npu() {
+    Monitor& m = the_monitor;
+    const Guard<Hardware> guard(m.pci_lock, m.hardware);
+    const Status status = m.npu.take();
+    if (status == Status::Ok) m.memory.counters().add(FLEX_STAT_NPU_SWITCHES);
+    return status;
+}
+
+NpuPart denied_npu_part(u64 ipa) {
+    Monitor& m = the_monitor;
+    if (ipa < BOARD_PCIE_MMIO_BASE || ipa >= m.ecam.end()) return NpuPart::None;
+    const Guard<Hardware> guard(m.pci_lock, m.hardware);
+    const NpuState state = m.npu.control().state();
+    if (state == NpuState::Absent || state == NpuState::Normal) return NpuPart::None;
+    NpuPart part = NpuPart::None;
+    if (m.npu_machine.has_registers_at(ipa)) part = NpuPart::Registers;
+    if (round_down(ipa, kFrameSize) == m.ecam.base + NpuFunction::kAt) part = NpuPart::Configuration;
+    if (part != NpuPart::None) m.memory.counters().add(FLEX_STAT_NPU_DENIED);
+    return part;
+}
+
+void silence_npu() {
+    Monitor& m = the_monitor;
+    if (m.npu.control().state() == NpuState::Absent) return;
+    m.hardware.smmu().set_stream(NpuFunction::kStream, Smmu::Stream::Abort);
+}
+
+} // namespace flex::monitor
