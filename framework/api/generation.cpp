@@ -152,6 +152,7 @@ Result<bool> Generation::advance(const engine::BatchPart& part, std::uint64_t wa
     work_->prompt_done += part.tokens.size();
     work_->prompt_ns += wall_ns - std::min(wall_ns, wait_ns);
     if (in_prompt()) return false;
+    model_->use->note_prompt(prompt_.size(), prompt_.size() - work_->result.cached_tokens, work_->prompt_ns);
     const package::LoadTimes loading = model_->weights->take_times();
     GenerationTimings& timings = work_->result.timings;
     timings.allocate_ms = milliseconds(loading.allocate_ns);

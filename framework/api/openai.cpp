@@ -529,8 +529,13 @@ std::string format_status(const ServerStatus& status) {
                           {"bytes_loaded", m.bytes_loaded},
                           {"context", m.context},
                           {"in_use", m.in_use},
-                          {"idle_seconds", rounded(m.idle_seconds)}});
+                          {"idle_seconds", rounded(m.idle_seconds)},
+                          {"stages", m.stages},
+                          {"stages_loaded", m.stages_loaded},
+                          {"hot", m.hot},
+                          {"idle_conversations", m.idle_conversations}});
     }
+    const pipeline::CacheCounters& c = status.cache;
     const GeneratorStatus& g = status.generator;
     return dump({{"protection", status.protection},
                  {"protected", status.is_protected},
@@ -540,6 +545,16 @@ std::string format_status(const ServerStatus& status) {
                    {"mapped_bytes", status.memory.mapped_bytes},
                    {"pool_bytes", status.memory.pool_bytes}}},
                  {"models", models},
+                 {"cache",
+                  {{"hits", c.hits},
+                   {"partial_hits", c.partial_hits},
+                   {"misses", c.misses},
+                   {"stages_streamed", c.stages_streamed},
+                   {"bytes_streamed", c.bytes_streamed},
+                   {"prefetches", c.prefetches},
+                   {"asks", c.asks},
+                   {"bytes_asked", c.bytes_asked},
+                   {"bytes_given_back", c.bytes_given_back}}},
                  {"requests",
                   {{"busy", g.busy},
                    {"waiting", g.waiting},

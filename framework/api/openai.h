@@ -77,6 +77,7 @@ struct ServerStatus {
     double uptime_seconds = 0;
     port::MemoryInfo memory;
     std::vector<pipeline::ModelStatus> models;
+    pipeline::CacheCounters cache;
     GeneratorStatus generator;
 };
 [[nodiscard]] std::string format_status(const ServerStatus& status);

@@ -161,7 +161,7 @@ struct Server::State {
     void complete(Endpoint endpoint, const httplib::Request& request, httplib::Response& response);
     void route();
     [[nodiscard]] ServerStatus status();
-    void give_back_on_demand();
+    void keep_memory();
 
     port::Port& port;
     ServerOptions options;
@@ -228,13 +228,15 @@ ServerStatus Server::State::status() {
     status.uptime_seconds = std::chrono::duration<double>(Clock::now() - started).count();
     status.memory = port.memory_info();
     status.models = models.status();
+    status.cache = models.counters();
     status.generator = generator.status();
     return status;
 }
 
-void Server::State::give_back_on_demand() {
+void Server::State::keep_memory() {
     while (!stopping) {
         std::uint64_t bytes = port.wait_reclaim(kReclaimWait);
+        if (bytes == 0) models.tend();
         // What is computing cannot go; a short answer may end in time for the one who asked.
         for (int attempt = 0; bytes > 0 && attempt < kReclaimAttempts && !stopping; ++attempt) {
             bytes -= std::min(bytes, models.give_back(bytes));
@@ -272,9 +274,9 @@ Result<std::unique_ptr<Server>> Server::create(port::Port& port, const ServerOpt
                                         "; is another server running there?");
     }
     state->bound = static_cast<std::uint16_t>(bound);
-    // Only where memory is protected does anybody ask for it back this way.
-    if (port.is_protected())
-        state->reclaimer = std::thread([raw = state.get()] { raw->give_back_on_demand(); });
+    // Only where memory is protected does anybody ask for it back this way, or where it was limited.
+    if (port.is_protected() || options.models.cache_bytes != 0)
+        state->reclaimer = std::thread([raw = state.get()] { raw->keep_memory(); });
     return std::unique_ptr<Server>(new Server(std::move(state)));
 }
 

@@ -2,7 +2,7 @@
 // takes no arguments; on Linux it is the same program without protection, for development.
 //
 //   flexserved [--home FOLDER] [--address A] [--port N] [--threads N] [--context N] [--kv f32|f16|q8_0]
-//              [--gguf NAME=FILE]...
+//              [--cache MIB] [--gguf NAME=FILE]...
 #include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -61,6 +61,9 @@ Status set(Arguments& arguments, const std::string& name, const char* value) {
         FLEX_ASSIGN(arguments.server.models.threads, number(value, 64));
     } else if (name == "--context") {
         FLEX_ASSIGN(arguments.server.models.context, number(value, 1u << 20));
+    } else if (name == "--cache") {
+        FLEX_ASSIGN(const std::uint64_t mib, number(value, 1u << 24));
+        arguments.server.models.cache_bytes = mib << 20;
     } else if (name == "--kv") {
         FLEX_ASSIGN(arguments.server.models.kv, flex::engine::kv_type(value));
     } else if (const char* file = std::strchr(value, '='); name == "--gguf" && file != nullptr) {

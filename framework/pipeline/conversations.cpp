@@ -19,15 +19,15 @@ Result<Conversation> Conversations::take(std::span<const TokenId> prompt, const 
     std::size_t most = 0;
     for (auto it = idle_.begin(); it != idle_.end() && !key.empty(); ++it) {
         // The last token is always computed: its logits begin the answer.
-        const std::size_t common = in_common(it->tokens, prompt.first(prompt.size() - 1));
-        if (it->key == key && (best == idle_.end() || common > most)) {
+        const std::size_t common = in_common(it->conversation.tokens, prompt.first(prompt.size() - 1));
+        if (it->conversation.key == key && (best == idle_.end() || common > most)) {
             best = it;
             most = common;
         }
     }
     Conversation out;
     if (best != idle_.end()) {
-        out = std::move(*best);
+        out = std::move(best->conversation);
         idle_.erase(best);
         out.session->clear_cancel();
         out.session->rewind(static_cast<std::uint32_t>(most));
@@ -49,7 +49,7 @@ void Conversations::put_back(Conversation conversation) {
     if (conversation.key.empty()) return;
     const std::lock_guard lock(mutex_);
     if (idle_.size() >= kMaxIdle) idle_.erase(idle_.begin());
-    idle_.push_back(std::move(conversation));
+    idle_.push_back({std::move(conversation), next_id_++, std::chrono::steady_clock::now()});
 }
 
 std::uint64_t Conversations::give_back() {
@@ -58,6 +58,26 @@ std::uint64_t Conversations::give_back() {
         idle_.clear();
     }
     return pool_->trim();
+}
+
+std::uint64_t Conversations::give_back(std::uint64_t id) {
+    {
+        const std::lock_guard lock(mutex_);
+        std::erase_if(idle_, [&](const Idle& idle) { return idle.id == id; });
+    }
+    return pool_->trim();
+}
+
+std::vector<IdleConversation> Conversations::list_idle() const {
+    const auto now = std::chrono::steady_clock::now();
+    const std::lock_guard lock(mutex_);
+    std::vector<IdleConversation> list;
+    for (const Idle& idle : idle_) {
+        const std::uint64_t bytes = idle.conversation.session->blocks() * pool_->layout().block_bytes();
+        const std::chrono::duration<double> age = now - idle.since;
+        list.push_back({idle.id, idle.conversation.tokens.size(), bytes, age.count()});
+    }
+    return list;
 }
 
 std::size_t Conversations::idle() const {

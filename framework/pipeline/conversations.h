@@ -1,6 +1,7 @@
 // The sessions of one model: those that compute, and those kept for the next turn of their conversation.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -18,6 +19,14 @@ struct Conversation {
     std::string key;             ///< secret of those who may continue it; empty: nobody
 };
 
+/// One that waits for its next turn.
+struct IdleConversation {
+    std::uint64_t id = 0; ///< of this stay among the idle
+    std::size_t tokens = 0;
+    std::uint64_t bytes = 0; ///< of KV cache, also where others share it
+    double idle_seconds = 0;
+};
+
 /// Any thread.
 class Conversations {
 public:
@@ -33,7 +42,10 @@ public:
     void put_back(Conversation conversation);
     /// Forgets those that are idle and returns their memory: how many bytes that were.
     std::uint64_t give_back();
+    /// Forgets this one, if it is still idle, and returns what memory is free then.
+    std::uint64_t give_back(std::uint64_t id);
     [[nodiscard]] std::size_t idle() const;
+    [[nodiscard]] std::vector<IdleConversation> list_idle() const;
 
     /// Kept at most; then the one idle for longest goes.
     static constexpr std::size_t kMaxIdle = 16;
@@ -43,7 +55,13 @@ private:
     const std::shared_ptr<engine::KvPool> pool_;
     const std::uint32_t context_;
     mutable std::mutex mutex_;
-    std::vector<Conversation> idle_; // the one idle for longest first
+    struct Idle {
+        Conversation conversation;
+        std::uint64_t id = 0;
+        std::chrono::steady_clock::time_point since;
+    };
+    std::vector<Idle> idle_; // the one idle for longest first
+    std::uint64_t next_id_ = 0;
 };
 
 } // namespace flex::pipeline

@@ -1,5 +1,7 @@
 #include "pipeline/loaded_model.h"
 
+#include <algorithm>
+#include <chrono>
 #include <system_error>
 
 namespace flex::pipeline {
@@ -9,7 +11,17 @@ using package::LoadTimes;
 namespace {
 /// Stages that may lie fetched but not yet decrypted: enough to overlap, little enough to fail early.
 constexpr engine::Stage kFetchedAhead = 3;
+
+std::uint64_t now_ns() {
+    return static_cast<std::uint64_t>(
+        std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
+}
 } // namespace
+
+double StreamCounters::bandwidth() const {
+    const std::uint64_t ns = std::max(fetch_ns, open_ns); // they overlap
+    return ns == 0 ? 0 : static_cast<double>(bytes) * 1e9 / static_cast<double>(ns);
+}
 
 Result<std::unique_ptr<LoadedModel>> LoadedModel::open(std::unique_ptr<WeightSource> source) {
     std::unique_ptr<LoadedModel> loaded(new LoadedModel(std::move(source)));
@@ -29,6 +41,8 @@ Status LoadedModel::load_metadata() {
     FLEX_ASSIGN(chat_template_, tokenizer::ChatTemplate::create(*tokenizer_, metadata.chat_form));
     places_ = std::move(metadata.places);
     buffers_.resize(model_->stages());
+    for (engine::Stage stage = 0; stage < model_->stages(); ++stage)
+        stage_bytes_.push_back(source_->stage_bytes(stage));
     return {};
 }
 
@@ -38,22 +52,71 @@ LoadedModel::~LoadedModel() {
         stop_ = true;
         handed_on_.notify_all();
     }
-    if (fetcher_.joinable()) fetcher_.join();
-    if (opener_.joinable()) opener_.join();
+    for (Loader* loader : {&fetcher_, &opener_}) {
+        if (loader->thread.joinable()) loader->thread.join();
+    }
 }
 
-void LoadedModel::start_loading() {
+void LoadedModel::start_loading() { bring_in(model_->stages(), true); }
+
+bool LoadedModel::prefetch(engine::Stage stages) {
+    return bring_in(std::min(stages, model_->stages()), false);
+}
+
+bool LoadedModel::take_refusal() {
     const std::lock_guard lock(mutex_);
-    if (std::exchange(started_, true)) return;
+    return std::exchange(refused_, false);
+}
+
+bool LoadedModel::bring_in(engine::Stage stages, bool demanded) {
+    const std::lock_guard lock(mutex_);
+    if (error_ && error_->code == ErrorCode::kOutOfMemory) error_.reset(); // there may be more by now
+    if (error_ || (stages <= goal_ && !demanded)) return false;
+    goal_ = std::max(goal_, stages);
+    if (demanded) demand_ = std::max(demand_, stages);
     try {
-        opener_ = std::thread([this] { open_all(); });
-        fetcher_ = std::thread([this] { fetch_all(); });
-        fetching_ = true;
+        if (fetched_ < goal_) start(fetcher_, &LoadedModel::fetch_all);
+        if (fetcher_.running || loaded_ < fetched_) start(opener_, &LoadedModel::open_all);
     } catch (const std::system_error&) {
         error_ =
             fail(ErrorCode::kOutOfMemory, "the system gives no thread to load the model with; try again");
-        handed_on_.notify_all();
     }
+    handed_on_.notify_all();
+    arrived_.notify_all();
+    return true;
+}
+
+/// mutex_ is held: by whoever has set running to false it is not needed any more.
+void LoadedModel::start(Loader& loader, void (LoadedModel::*work)()) {
+    if (loader.running) return;
+    if (loader.thread.joinable()) loader.thread.join();
+    loader.thread = std::thread([this, work] { (this->*work)(); });
+    loader.running = true;
+}
+
+void LoadedModel::stop_prefetch() {
+    const std::lock_guard lock(mutex_);
+    goal_ = std::min(goal_, std::max(demand_, fetched_ + (fetcher_.at ? 1 : 0)));
+}
+
+std::uint64_t LoadedModel::drop(engine::Stage keep, std::vector<memory::FlexBuffer>& taken) {
+    const std::lock_guard lock(mutex_);
+    goal_ = std::min(goal_, keep);
+    demand_ = std::min(demand_, keep);
+    for (Loader* loader : {&fetcher_, &opener_}) loader->discard |= loader->at && *loader->at >= keep;
+    std::uint64_t freed = 0;
+    while (fetched_ > keep) {
+        const engine::Stage last = --fetched_;
+        if (last < loaded_) {
+            model_->unbind(last);
+            loaded_ = last;
+        }
+        freed += buffers_[last].bytes().size();
+        taken.push_back(std::move(buffers_[last]));
+    }
+    bytes_ -= freed;
+    handed_on_.notify_all();
+    return freed;
 }
 
 bool LoadedModel::failed() const {
@@ -61,14 +124,34 @@ bool LoadedModel::failed() const {
     return error_.has_value();
 }
 
+bool LoadedModel::damaged() const {
+    const std::lock_guard lock(mutex_);
+    return error_ && error_->code != ErrorCode::kOutOfMemory;
+}
+
 bool LoadedModel::settled() const {
     const std::lock_guard lock(mutex_);
-    return !fetching_ && (error_.has_value() || loaded_ == model_->stages());
+    return error_.has_value() || loaded_ == model_->stages();
+}
+
+bool LoadedModel::quiet() const {
+    const std::lock_guard lock(mutex_);
+    return !fetcher_.running && !opener_.running;
 }
 
 engine::Stage LoadedModel::stages_loaded() const {
     const std::lock_guard lock(mutex_);
     return loaded_;
+}
+
+engine::Stage LoadedModel::stages_held() const {
+    const std::lock_guard lock(mutex_);
+    return fetched_;
+}
+
+StreamCounters LoadedModel::streamed() const {
+    const std::lock_guard lock(mutex_);
+    return streamed_;
 }
 
 LoadTimes LoadedModel::take_times() {
@@ -81,8 +164,8 @@ void LoadedModel::add_times(const LoadTimes& times) {
     times_ += times;
 }
 
+/// mutex_ is held.
 void LoadedModel::fail_with(const Error& error) {
-    const std::lock_guard lock(mutex_);
     if (!error_) error_ = error;
     arrived_.notify_all();
     handed_on_.notify_all();
@@ -90,61 +173,105 @@ void LoadedModel::fail_with(const Error& error) {
 
 /// The first thread: brings in stage after stage, at most kFetchedAhead before the second.
 void LoadedModel::fetch_all() {
-    for (engine::Stage stage = 0; stage < model_->stages(); ++stage) {
-        {
-            std::unique_lock lock(mutex_);
-            handed_on_.wait(lock, [&] { return stage < loaded_ + kFetchedAhead || error_ || stop_; });
-            if (error_ || stop_) break;
-        }
-        auto buffer = fetch(stage);
-        if (!buffer) {
-            fail_with(buffer.error());
-            break;
-        }
-        const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    while (fetch_next(lock)) {
+    }
+    fetcher_.running = false;
+    handed_on_.notify_all();
+}
+
+/// False when there is nothing left to do.
+bool LoadedModel::fetch_next(std::unique_lock<std::mutex>& lock) {
+    handed_on_.wait(
+        lock, [&] { return fetched_ < loaded_ + kFetchedAhead || fetched_ >= goal_ || error_ || stop_; });
+    if (fetched_ >= goal_ || error_ || stop_) return false;
+    const engine::Stage stage = fetched_;
+    fetcher_.at = stage;
+    lock.unlock();
+    const std::uint64_t begin = now_ns();
+    LoadTimes times;
+    auto buffer = source_->fetch(stage, times);
+    const std::uint64_t took = now_ns() - begin;
+    lock.lock();
+    times_ += times;
+    const bool unwanted = fetcher_.let_go();
+    if (buffer && !unwanted) {
         bytes_ += buffer->bytes().size();
+        streamed_.fetch_ns += took;
         buffers_[stage] = std::move(*buffer);
         fetched_ = stage + 1;
         handed_on_.notify_all();
+        return true;
     }
-    const std::lock_guard lock(mutex_);
-    fetching_ = false;
-}
-
-/// The stage as stored, after others have made room if they must. No lock is held: making room waits for
-/// threads.
-Result<memory::FlexBuffer> LoadedModel::fetch(engine::Stage stage) {
-    for (;;) {
-        LoadTimes times;
-        auto buffer = source_->fetch(stage, times);
-        add_times(times);
-        if (buffer || buffer.error().code != ErrorCode::kOutOfMemory || !make_room_ || stop_) return buffer;
-        if (make_room_(1) == 0) return buffer;
+    if (buffer || unwanted) {
+        lock.unlock();
+        buffer = fail(ErrorCode::kCancelled, "dropped"); // frees it, without the lock
+        lock.lock();
+        return true;
     }
+    if (buffer.error().code == ErrorCode::kOutOfMemory) {
+        if (stage >= demand_) { // of a prefetch
+            goal_ = std::min(goal_, stage);
+            refused_ = true;
+            return false;
+        }
+        lock.unlock();
+        const std::uint64_t freed = make_room_ ? make_room_(stage_bytes_[stage]) : 0;
+        lock.lock();
+        if (freed > 0) return true;
+    }
+    fail_with(buffer.error());
+    return false;
 }
 
 /// The second thread: decrypts and binds what the first has brought.
 void LoadedModel::open_all() {
-    for (engine::Stage stage = 0; stage < model_->stages(); ++stage) {
-        memory::FlexBuffer* buffer = nullptr;
-        {
-            std::unique_lock lock(mutex_);
-            handed_on_.wait(lock, [&] { return fetched_ > stage || error_ || stop_; });
-            if (fetched_ <= stage || stop_) return;
-            buffer = &buffers_[stage]; // this thread's until it is bound
-        }
-        if (const Status status = open_stage(stage, *buffer); !status) return fail_with(status.error());
-        const std::lock_guard lock(mutex_);
-        loaded_ = stage + 1;
-        arrived_.notify_all();
-        handed_on_.notify_all();
+    std::unique_lock lock(mutex_);
+    while (open_next(lock)) {
     }
+    opener_.running = false;
 }
 
-Status LoadedModel::open_stage(engine::Stage stage, memory::FlexBuffer& buffer) {
+/// False when there is nothing left to do.
+bool LoadedModel::open_next(std::unique_lock<std::mutex>& lock) {
+    handed_on_.wait(lock, [&] { return fetched_ > loaded_ || !fetcher_.running || error_ || stop_; });
+    if (fetched_ <= loaded_ || error_ || stop_) return false;
+    const engine::Stage stage = loaded_;
+    memory::FlexBuffer buffer = std::move(buffers_[stage]);
+    opener_.at = stage;
+    lock.unlock();
+    const std::uint64_t begin = now_ns();
     LoadTimes times;
-    FLEX_TRY(source_->open(stage, buffer, times));
-    add_times(times);
+    Status status = source_->open(stage, buffer, times);
+    if (status) status = bind_stage(stage, buffer);
+    const std::uint64_t took = now_ns() - begin;
+    lock.lock();
+    times_ += times;
+    if (opener_.let_go()) {
+        model_->unbind(stage);
+        bytes_ -= buffer.bytes().size();
+        lock.unlock();
+        buffer = memory::FlexBuffer(); // without the lock
+        lock.lock();
+        return true;
+    }
+    if (!status) {
+        model_->unbind(stage);
+        buffers_[stage] = std::move(buffer);
+        fail_with(status.error());
+        return false;
+    }
+    streamed_.open_ns += took;
+    streamed_.bytes += buffer.bytes().size();
+    ++streamed_.stages;
+    buffers_[stage] = std::move(buffer);
+    loaded_ = stage + 1;
+    arrived_.notify_all();
+    handed_on_.notify_all();
+    return true;
+}
+
+Status LoadedModel::bind_stage(engine::Stage stage, const memory::FlexBuffer& buffer) {
     for (const package::TensorPlace& place : places_) {
         if (place.stage != stage) continue;
         if (place.offset % package::kTensorAlignment != 0 || place.offset > buffer.bytes().size() ||
@@ -180,6 +307,6 @@ Status LoadedModel::acquire(engine::Stage stage) {
     return fail(ErrorCode::kBusy, info().name + " is still being loaded");
 }
 
-void LoadedModel::release(engine::Stage) {} // what is in memory stays there
+void LoadedModel::release(engine::Stage) {} // what a request needs stays until it ends: see drop()
 
 } // namespace flex::pipeline

@@ -61,9 +61,12 @@ Status Registry::add_gguf(const std::string& name, const std::string& path,
 }
 
 Result<std::unique_ptr<WeightSource>> Registry::source(const std::string& name) {
-    if (const auto file = gguf_files_.find(name); file != gguf_files_.end()) {
-        return open_gguf_source(port_, file->second.path, name, file->second.chat_form);
+    std::optional<GgufFile> plain;
+    {
+        const std::lock_guard lock(mutex_);
+        if (const auto file = gguf_files_.find(name); file != gguf_files_.end()) plain = file->second;
     }
+    if (plain) return open_gguf_source(port_, plain->path, name, std::move(plain->chat_form));
     return open_package_source(port_, trust_, name);
 }
 
@@ -73,6 +76,12 @@ Result<std::shared_ptr<ServedModel>> Registry::open(const std::string& name) {
     weights->set_make_room([this](std::uint64_t bytes) { return make_room(bytes); });
     auto served = std::make_shared<ServedModel>();
     served->weights = std::move(weights);
+    {
+        const std::lock_guard lock(mutex_);
+        auto& use = uses_[name];
+        if (!use) use = std::make_shared<ModelUse>(options_.policy);
+        served->use = use;
+    }
     const auto begin = Clock::now();
     FLEX_TRY(add_kv(*served));
     package::LoadTimes times;
@@ -84,7 +93,8 @@ Result<std::shared_ptr<ServedModel>> Registry::open(const std::string& name) {
 /// All that computes with served.weights.
 Status Registry::add_kv(ServedModel& served) {
     const engine::ModelShape& shape = served.weights->model().shape();
-    const std::uint32_t wanted = options_.context != 0 ? options_.context : std::min(shape.context, kMaxDefaultContext);
+    const std::uint32_t wanted =
+        options_.context != 0 ? options_.context : std::min(shape.context, kMaxDefaultContext);
     FLEX_ASSIGN(const engine::KvLayout layout,
                 engine::KvLayout::of(shape, options_.kv.value_or(default_kv(shape, wanted))));
     std::uint64_t frames = 0;
@@ -97,94 +107,68 @@ Status Registry::add_kv(ServedModel& served) {
     // Where memory is known, all sessions of a model together take no more than one alone might.
     const std::uint64_t one = layout.bytes(served.context);
     const std::uint64_t limit = memory == 0 ? kContextsPerModel * one : std::max(memory / 4, one);
-    served.kv_memory = std::make_unique<memory::FlexKvMemory>(port_, [this, &served](std::uint64_t bytes) {
-        const std::uint64_t freed = served.conversations->give_back();
-        return freed != 0 ? freed : make_room(bytes);
-    });
+    served.kv_memory = std::make_unique<memory::FlexKvMemory>(
+        port_, [this](std::uint64_t bytes) { return make_room(bytes); });
     served.kv = std::make_shared<engine::KvPool>(layout, limit / layout.block_bytes(), *served.kv_memory);
     served.conversations = std::make_unique<Conversations>(served.batch, served.kv, served.context);
     return {};
 }
 
-/// mutex_ is held. What must go is moved to `dropped`: it is destroyed after the lock, because that waits for
-/// a loader which may be waiting for the lock itself.
-Result<std::shared_ptr<ServedModel>> Registry::get_or_open(const std::string& name, Models& dropped) {
-    auto found = models_.find(name);
-    if (found != models_.end() && found->second.model->weights->failed()) {
-        dropped.push_back(std::move(found->second.model)); // a damaged file may have been mended since
-        models_.erase(found);
-        found = models_.end();
+/// open_mutex_ is held.
+Result<std::shared_ptr<ServedModel>> Registry::get_or_open(const std::string& name) {
+    std::shared_ptr<ServedModel> model;
+    {
+        const std::lock_guard lock(mutex_);
+        if (const auto found = models_.find(name); found != models_.end()) model = found->second.model;
     }
-    if (found == models_.end()) {
-        FLEX_ASSIGN(auto opened, open(name));
-        found = models_.emplace(name, Entry{std::move(opened), {}}).first;
-    } else if (found->second.model->weights->may_be_outdated()) {
-        // What is in memory was checked; it serves on when the file only claims to be newer.
-        if (auto newer = open(name); newer) dropped.push_back(std::exchange(found->second.model, *newer));
+    const bool damaged = model && model->weights->damaged(); // the file may have been mended since
+    if (model && !damaged && !model->weights->may_be_outdated()) return model;
+    auto opened = open(name);
+    // What is in memory was checked; it serves on when the file only claims to be newer.
+    if (!opened && model && !damaged) return model;
+    Taken taken;
+    const std::lock_guard lock(mutex_);
+    if (const auto old = models_.find(name); old != models_.end()) {
+        forget(old->second, taken);
+        models_.erase(old);
     }
-    found->second.last_use = Clock::now();
-    found->second.model->weights->start_loading();
-    return found->second.model;
+    if (opened) models_[name].model = *opened;
+    return opened;
 }
 
 Result<std::shared_ptr<ServedModel>> Registry::get(const std::string& name) {
+    const std::lock_guard one_at_a_time(open_mutex_);
     for (;;) {
-        Models dropped;
+        auto model = get_or_open(name);
+        if (!model && model.error().code == ErrorCode::kOutOfMemory && make_room(1) > 0) continue;
+        if (!model) return model;
         const std::lock_guard lock(mutex_);
-        auto model = get_or_open(name, dropped);
-        if (model || model.error().code != ErrorCode::kOutOfMemory || take_idle(1, dropped) == 0)
-            return model;
+        for (auto& [other, entry] : models_) {
+            if (other != name && !entry.expected) entry.model->weights->stop_prefetch();
+        }
+        Entry& entry = models_.at(name); // stays: `model` holds it
+        entry.last_use = Clock::now();
+        entry.expected = false;
+        count(*(*model)->weights);
+        (*model)->weights->start_loading();
+        return model;
     }
 }
 
 /// mutex_ is held.
-std::uint64_t Registry::take_idle(std::uint64_t bytes, Models& taken, bool settled_only) {
-    std::uint64_t freed = 0;
-    while (freed < bytes) {
-        auto victim = models_.end();
-        for (auto entry = models_.begin(); entry != models_.end(); ++entry) {
-            const auto& model = entry->second.model;
-            const bool idle = model.use_count() == 1 && (!settled_only || model->weights->settled());
-            if (idle && (victim == models_.end() || entry->second.last_use < victim->second.last_use))
-                victim = entry;
-        }
-        if (victim == models_.end()) break;
-        freed += std::max<std::uint64_t>(victim->second.model->weights->bytes_loaded(), 1);
-        taken.push_back(std::move(victim->second.model));
-        models_.erase(victim);
-    }
-    return freed;
+void Registry::count(const LoadedModel& weights) {
+    const engine::Stage loaded = weights.stages_loaded();
+    ++(loaded == 0                         ? counters_.misses
+       : loaded < weights.model().stages() ? counters_.partial_hits
+                                           : counters_.hits);
 }
 
-/// For loaders. Destroying a model waits for its loader, so a loader may only destroy models whose loaders
-/// are done: neither its own nor one that may be waiting for it.
-std::uint64_t Registry::make_room(std::uint64_t bytes) {
-    Models taken;
-    const std::lock_guard lock(mutex_);
-    return take_idle(bytes, taken, true);
-}
-
-std::uint64_t Registry::give_back(std::uint64_t bytes) {
-    Models taken; // outlives the lock
-    const std::lock_guard lock(mutex_);
-    std::uint64_t freed = take_idle(bytes, taken);
-    for (const auto& [name, entry] : models_) {
-        if (freed < bytes) freed += entry.model->conversations->give_back();
-    }
-    return freed;
-}
-
-std::vector<ModelStatus> Registry::status() const {
-    const std::lock_guard lock(mutex_);
-    std::vector<ModelStatus> all;
-    for (const auto& [name, entry] : models_) {
-        const LoadedModel& weights = *entry.model->weights;
-        const std::chrono::duration<double> idle = Clock::now() - entry.last_use;
-        all.push_back({name, weights.info().kind, weights.info().version, weights.info().bytes,
-                       weights.bytes_loaded(), entry.model->context, entry.model.use_count() > 1,
-                       idle.count()});
-    }
-    return all;
+/// mutex_ is held.
+void Registry::forget(Entry& entry, Taken& taken) {
+    const StreamCounters streamed = entry.model->weights->streamed();
+    counters_.stages_streamed += streamed.stages;
+    counters_.bytes_streamed += streamed.bytes;
+    taken.models.push_back(std::move(entry.model));
 }
 
 } // namespace flex::pipeline

@@ -11,9 +11,12 @@
 
 #include "engine/batch.h"
 #include "engine/thread_pool.h"
+#include "memory/policy.h"
+#include "memory/pressure.h"
 #include "package/trust.h"
 #include "pipeline/conversations.h"
 #include "pipeline/loaded_model.h"
+#include "pipeline/model_use.h"
 
 namespace flex::pipeline {
 
@@ -32,7 +35,8 @@ struct ServedModel {
     std::shared_ptr<engine::KvPool> kv;
     std::shared_ptr<engine::Batch> batch;
     std::unique_ptr<Conversations> conversations;
-    std::uint32_t context = 0; ///< tokens per session
+    std::shared_ptr<ModelUse> use; ///< whoever computes a prompt notes it here
+    std::uint32_t context = 0;     ///< tokens per session
 };
 
 struct RegistryOptions {
@@ -40,6 +44,9 @@ struct RegistryOptions {
     std::uint32_t context = 0;                ///< tokens per session; 0: see default_context
     std::optional<engine::KvType> kv{};       ///< how KV caches are stored; nothing: see default_kv
     const engine::Kernels* kernels = nullptr; ///< null: the best this CPU has (engine/kernels/kernels.h)
+    memory::PolicyOptions policy{};           ///< what stays in memory
+    /// Weights and conversations kept while no request runs; 0: all there is memory for.
+    std::uint64_t cache_bytes = 0;
 };
 
 struct ModelStatus {
@@ -50,6 +57,19 @@ struct ModelStatus {
     std::uint32_t context = 0;
     bool in_use = false;
     double idle_seconds = 0;
+    std::uint32_t stages = 0, stages_loaded = 0; ///< of them in memory, the first ones
+    bool hot = false;                            ///< as the memory policy sees it
+    std::size_t idle_conversations = 0;
+};
+
+/// Since the registry was made.
+struct CacheCounters {
+    // Requests that found all, some or none of their model's stages in memory:
+    std::uint64_t hits = 0, partial_hits = 0, misses = 0;
+    std::uint64_t stages_streamed = 0, bytes_streamed = 0; ///< brought in, prefetched ones included
+    std::uint64_t prefetches = 0;                          ///< stages asked for before a request did
+    std::uint64_t asks = 0, bytes_asked = 0;               ///< by the normal world
+    std::uint64_t bytes_given_back = 0;                    ///< to it, to other models, or to keep a limit
 };
 
 /// Any thread.
@@ -61,40 +81,68 @@ public:
     /// Names in the store, sorted, and those added with add_gguf. Error: kIo.
     Result<std::vector<std::string>> names() const;
 
-    /// The model, ready to tokenize; its weights begin to come in. Opened at most once; other models that
-    /// nobody uses are dropped when memory is short. The model stays while the pointer is held. Errors: as
-    /// Package::open and LoadedModel::open, kOutOfMemory.
+    /// The model, ready to tokenize; its missing weights begin to come in. Opened at most once; when memory
+    /// is short the memory policy decides what of others goes. The model stays while the pointer is held.
+    /// Errors: as Package::open and LoadedModel::open, kOutOfMemory.
     Result<std::shared_ptr<ServedModel>> get(const std::string& name);
+
+    /// A workflow will call this model next: its weights begin to come in as far as there is memory, and it
+    /// counts as the hottest until get() or until told otherwise. Errors: those of get().
+    Status expect(const std::string& name, bool expected = true);
 
     /// Serves a plain GGUF file as `name`, instead of a package, with this chat form (package::Metadata).
     /// Natively only.
     Status add_gguf(const std::string& name, const std::string& path, std::vector<std::byte> chat_form = {});
 
-    /// Drops models that nobody uses, the least recently used first, then conversations that wait for their
-    /// next turn, until `bytes` are free. Returns what was freed.
+    /// The normal world wants memory: frees at least `bytes`, if that much may go, in the order of the memory
+    /// policy (memory/policy.h). Nothing that a request uses goes. Returns what was freed. Reads nothing.
     std::uint64_t give_back(std::uint64_t bytes);
+    /// To be called now and then: keeps RegistryOptions::cache_bytes, and brings hot models back when nobody
+    /// asked for memory for a while. Quick.
+    void tend();
 
     [[nodiscard]] std::vector<ModelStatus> status() const;
+    [[nodiscard]] CacheCounters counters() const;
 
 private:
     struct Entry {
         std::shared_ptr<ServedModel> model;
         std::chrono::steady_clock::time_point last_use;
+        bool expected = false; // see expect()
     };
-    using Models = std::vector<std::shared_ptr<ServedModel>>;
+    /// What goes. Destroyed after mutex_ is let go: giving frames back takes time, and the end of a model
+    /// waits for its loaders, which may be waiting for mutex_.
+    struct Taken {
+        std::vector<memory::FlexBuffer> buffers;
+        std::vector<std::shared_ptr<ServedModel>> models;
+    };
+    struct Snapshot;
+
     Result<std::shared_ptr<ServedModel>> open(const std::string& name);
     Status add_kv(ServedModel& served);
     Result<std::unique_ptr<WeightSource>> source(const std::string& name);
-    Result<std::shared_ptr<ServedModel>> get_or_open(const std::string& name, Models& dropped);
-    std::uint64_t take_idle(std::uint64_t bytes, Models& taken, bool settled_only = false);
+    Result<std::shared_ptr<ServedModel>> get_or_open(const std::string& name);
+    void count(const LoadedModel& weights);
+    void forget(Entry& entry, Taken& taken);
+
+    // registry_memory.cpp
+    [[nodiscard]] Snapshot snapshot() const;
+    std::uint64_t apply(const Snapshot& from, std::span<const memory::Step> drops, Taken& taken);
+    std::uint64_t release(std::uint64_t bytes, Taken& taken);
+    std::uint64_t close_idle(Taken& taken);
     std::uint64_t make_room(std::uint64_t bytes);
+    void begin_loads(const Snapshot& from, std::span<const memory::Step> loads, bool expected_only);
 
     port::Port& port_;
     RegistryOptions options_;
     package::TrustStore trust_;
     engine::ThreadPool pool_;
+    std::mutex open_mutex_; // one get() at a time; taken before mutex_, and never by loaders
     mutable std::mutex mutex_;
     std::map<std::string, Entry> models_;
+    std::map<std::string, std::shared_ptr<ModelUse>> uses_; // also of models that are not open now
+    memory::Pressure pressure_;
+    CacheCounters counters_; // streams: of models that are not open any more
     struct GgufFile {
         std::string path;
         std::vector<std::byte> chat_form;

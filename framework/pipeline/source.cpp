@@ -26,6 +26,10 @@ public:
     [[nodiscard]] const SourceInfo& info() const override { return info_; }
     [[nodiscard]] std::uint64_t claimed_version() const override { return package::version_of(path_); }
     Result<Metadata> metadata(LoadTimes& times) override { return package_->load_metadata(times); }
+    [[nodiscard]] std::uint64_t stage_bytes(std::uint32_t stage) const override {
+        const package::Manifest& m = package_->manifest();
+        return stage + 1 < m.groups.size() ? m.group_bytes(m.groups[stage + 1]) : 0;
+    }
     Result<memory::FlexBuffer> fetch(std::uint32_t stage, LoadTimes& times) override {
         return package_->fetch(stage + 1, times);
     }
@@ -74,9 +78,12 @@ public:
         return metadata;
     }
 
+    [[nodiscard]] std::uint64_t stage_bytes(std::uint32_t stage) const override {
+        return std::max((stage_bytes_.at(stage) + kPage - 1) / kPage * kPage, kPage);
+    }
     Result<memory::FlexBuffer> fetch(std::uint32_t stage, LoadTimes& times) override {
         const auto begin = now();
-        FLEX_ASSIGN(const auto block, port_.allocate(std::max(stage_bytes_.at(stage), kPage)));
+        FLEX_ASSIGN(const auto block, port_.allocate(stage_bytes(stage)));
         memory::FlexBuffer buffer(port_, block);
         const auto allocated = now();
         for (std::size_t i = 0; i < places_.size(); ++i) {

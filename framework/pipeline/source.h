@@ -26,6 +26,8 @@ public:
     [[nodiscard]] virtual std::uint64_t claimed_version() const = 0;
     /// GGUF header and places of the tensors within their stages. Adds to `times`.
     virtual Result<package::Metadata> metadata(package::LoadTimes& times) = 0;
+    /// What fetch() will take for a stage; after metadata().
+    [[nodiscard]] virtual std::uint64_t stage_bytes(std::uint32_t stage) const = 0;
     /// A stage as it is stored, in fresh memory. Adds to `times`.
     virtual Result<memory::FlexBuffer> fetch(std::uint32_t stage, package::LoadTimes& times) = 0;
     /// Makes clear text of what fetch() gave, in place. Adds to `times`.

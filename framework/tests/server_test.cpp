@@ -406,9 +406,12 @@ TEST_F(ServerTest, status_tells_what_is_loaded_and_that_nothing_is_protected_her
         if (model["name"] != "demo") continue;
         found = true;
         EXPECT_GT(model["bytes_loaded"], 1000000);
+        EXPECT_EQ(model["stages_loaded"], model["stages"]);
         EXPECT_EQ(model["context"], 512);
     }
     EXPECT_TRUE(found);
+    EXPECT_GT(s["cache"]["stages_streamed"], 0);
+    EXPECT_GT(s["cache"]["hits"].get<int>() + s["cache"]["misses"].get<int>(), 0);
 }
 
 TEST_F(ServerTest, models_that_nobody_uses_are_given_back) {
@@ -416,7 +419,7 @@ TEST_F(ServerTest, models_that_nobody_uses_are_given_back) {
     EXPECT_GT(world_->port->memory_info().mapped_bytes, 1000000u);
     std::uint64_t freed = 0;
     for (int i = 0; i < 50 && freed == 0; ++i) { // the connection's thread may still hold it for a moment
-        freed = world_->server->models().give_back(1);
+        freed = world_->server->models().give_back(1000001);
         std::this_thread::sleep_for(20ms);
     }
     EXPECT_GT(freed, 1000000u);
