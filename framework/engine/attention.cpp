@@ -69,8 +69,8 @@ void Attention::store(std::uint32_t layer, std::size_t kv_head, float* scratch) 
     const Kernels& kernels = *s_.kernels;
     const std::size_t n = layout_.head_size, kv_width = s_.model.shape().kv_width(), scales = n / kQ8Block;
     for (std::size_t t = 0; t < rows_.size(); ++t) {
-        const float* key = s_.work.k.get() + t * kv_width + kv_head * n;
-        const float* value = s_.work.v.get() + t * kv_width + kv_head * n;
+        const float* key = s_.work.k + t * kv_width + kv_head * n;
+        const float* value = s_.work.v + t * kv_width + kv_head * n;
         const std::size_t slot = rows_[t].position % kBlockTokens;
         std::byte* keys = rows_[t].session->blocks[rows_[t].position / kBlockTokens].data() +
                           layout_.offset(layer, static_cast<std::uint32_t>(kv_head));
@@ -128,8 +128,8 @@ void Attention::attend(std::uint32_t layer) {
         for (std::size_t r = 0; r < task.rows; ++r) {
             const std::size_t at =
                 (tile.first + r / task.heads) * shape.q_width() + (first_head + r % task.heads) * n;
-            task.queries[r] = w.q.get() + at;
-            task.out[r] = w.attention.get() + at;
+            task.queries[r] = w.q + at;
+            task.out[r] = w.attention + at;
         }
         task.scores = w.scores.get() + thread * kTileRows * w.scores_stride;
         task.scratch = w.kv_part.get() + thread * kBlockTokens * n;

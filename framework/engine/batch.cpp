@@ -5,6 +5,7 @@
 #include "engine/attention.h"
 #include "engine/forward.h"
 #include "engine/kernels/exact.h"
+#include "engine/npu_forward.h"
 
 namespace flex::engine {
 
@@ -39,22 +40,45 @@ bool uses(const Model& model, TensorType type) {
                        [&](const TensorNeed& need) { return need.type == type && need.rows > 1; });
 }
 
+/// The part that an NPU reaches, too: all or none, so that it can be one region.
+Status allocate_shared(BatchState& s) {
+    const ModelShape& shape = s.model.shape();
+    Workspace& w = s.work;
+    const std::pair<float**, std::uint64_t> arrays[] = {
+        {&w.x, shape.width},          {&w.h, shape.width},      {&w.q, shape.q_width()},
+        {&w.k, shape.kv_width()},     {&w.v, shape.kv_width()}, {&w.attention, shape.q_width()},
+        {&w.gate, shape.ff_width},    {&w.up, shape.ff_width},  {&w.cos, shape.rope_dims / 2},
+        {&w.sin, shape.rope_dims / 2}};
+    const auto bytes_of = [&](std::uint64_t columns) {
+        return (s.options.rows * columns * sizeof(float) + 63) / 64 * 64;
+    };
+    for (const auto& [array, columns] : arrays) w.shared_bytes += bytes_of(columns);
+    if (npu::Npu* npu = s.options.npu; npu != nullptr) {
+        FLEX_ASSIGN(const auto memory, npu->allocate(w.shared_bytes));
+        w.shared = {memory.data(), [npu, memory](std::byte*) { npu->free(memory); }};
+    } else {
+        w.shared = {allocate<std::byte>(w.shared_bytes).release(), Free()};
+    }
+    if (w.shared == nullptr) {
+        return fail(ErrorCode::kOutOfMemory,
+                    "no memory to compute with: " + std::to_string((w.shared_bytes >> 20) + 1) +
+                        " MiB; use a smaller batch");
+    }
+    std::uint64_t offset = 0;
+    for (const auto& [array, columns] : arrays) {
+        *array = reinterpret_cast<float*>(w.shared.get() + offset);
+        offset += bytes_of(columns);
+    }
+    return {};
+}
+
 Status allocate_all(BatchState& s) {
     const ModelShape& shape = s.model.shape();
     const std::uint64_t T = s.options.rows, threads = s.pool.threads();
     const std::uint64_t columns = std::max({shape.width, shape.q_width(), shape.ff_width});
     Allocator make;
     Workspace& w = s.work;
-    w.x = make.array<float>(T * shape.width);
-    w.h = make.array<float>(T * shape.width);
-    w.q = make.array<float>(T * shape.q_width());
-    w.k = make.array<float>(T * shape.kv_width());
-    w.v = make.array<float>(T * shape.kv_width());
-    w.attention = make.array<float>(T * shape.q_width());
-    w.gate = make.array<float>(T * shape.ff_width);
-    w.up = make.array<float>(T * shape.ff_width);
-    w.cos = make.array<float>(T * shape.rope_dims / 2);
-    w.sin = make.array<float>(T * shape.rope_dims / 2);
+    FLEX_TRY(allocate_shared(s));
     if (uses(s.model, TensorType::kQ8_0)) {
         w.input.q8 = make.array<Q8Block>(T * columns / kQ8Block);
     }
@@ -70,6 +94,10 @@ Status allocate_all(BatchState& s) {
 
 } // namespace
 
+BatchState::BatchState(const Model& m, ThreadPool& p, const BatchOptions& o)
+    : model(m), pool(p), options(o) {}
+BatchState::~BatchState() = default;
+
 Batch::Batch(std::unique_ptr<BatchState> state) : state_(std::move(state)) {}
 Batch::~Batch() = default;
 
@@ -82,9 +110,13 @@ Result<std::shared_ptr<Batch>> Batch::create(const Model& model, ThreadPool& poo
                                                      std::to_string(shape.context));
     }
     options.rows = std::clamp(options.rows, 1u, kMaxRows);
+    if (options.npu != nullptr && !NpuForward::supports(model)) options.npu = nullptr;
     auto state = std::make_unique<BatchState>(model, pool, options);
     state->kernels = options.kernels != nullptr ? options.kernels : select_kernels();
     FLEX_TRY(allocate_all(*state));
+    if (options.npu != nullptr) {
+        FLEX_ASSIGN(state->npu, NpuForward::create(*state));
+    }
     return std::shared_ptr<Batch>(new Batch(std::move(state)));
 }
 

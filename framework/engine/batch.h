@@ -10,6 +10,10 @@
 #include "base/token.h"
 #include "engine/model.h"
 
+namespace flex::npu {
+class Npu;
+}
+
 namespace flex::engine {
 
 class Session;
@@ -17,11 +21,19 @@ class ThreadPool;
 struct Kernels;
 struct BatchState;
 
+/// Who computes a pass. The bits are the same.
+enum class NpuUse : std::uint8_t {
+    kAuto, ///< the NPU where it is likely to be faster
+    kOn,   ///< the NPU whenever it is to be had
+};
+
 struct BatchOptions {
     std::uint32_t rows = 512;   ///< tokens computed per pass, over all sessions; 1..4096
     std::uint32_t context = 0;  ///< of the longest session; 0: what the model was trained for, at most 4096
     WeightGate* gate = nullptr; ///< not owned; see WeightGate
     const Kernels* kernels = nullptr; ///< null: the best this CPU has (kernels/kernels.h)
+    npu::Npu* npu = nullptr; ///< not owned; null: none. Models with other than Q8_0 matrices do without
+    NpuUse npu_use = NpuUse::kAuto;
 };
 
 /// What one session computes in a pass.
@@ -37,7 +49,10 @@ struct BatchPart {
 /// Summed since creation. Nanoseconds of wall time.
 struct BatchTimings {
     std::uint64_t weights_wait_ns = 0; ///< inside WeightGate::acquire
-    std::uint64_t attention_ns = 0;    ///< in attention proper
+    std::uint64_t attention_ns = 0;    ///< in attention proper, on the CPU
+    std::uint64_t npu_ns = 0;          ///< in passes on the NPU, without waiting for weights
+    std::uint64_t npu_passes = 0;      ///< that the NPU computed to their end
+    std::uint64_t npu_failures = 0;    ///< passes that the CPU did again because the NPU failed
 };
 
 /// The memory that a pass needs, for any number of sessions. What a session gets does not depend on which

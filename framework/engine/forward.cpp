@@ -9,6 +9,7 @@
 
 #include "engine/attention.h"
 #include "engine/kernels/exact.h"
+#include "engine/npu_forward.h"
 #include "engine/packing.h"
 
 namespace flex::engine {
@@ -36,14 +37,19 @@ public:
     Held& operator=(const Held&) = delete;
     ~Held() { release(); }
 
-    Status acquire(BatchState& state, Stage stage);
+    Status acquire(BatchState& state, Stage stage) {
+        FLEX_TRY(acquire_stage(state, stage));
+        state_ = &state;
+        stage_ = stage;
+        return {};
+    }
     void release() {
-        if (gate_ != nullptr) gate_->release(stage_);
-        gate_ = nullptr;
+        if (state_ != nullptr) release_stage(*state_, stage_);
+        state_ = nullptr;
     }
 
 private:
-    WeightGate* gate_ = nullptr;
+    BatchState* state_ = nullptr;
     Stage stage_ = 0;
 };
 
@@ -56,12 +62,11 @@ public:
         : s_(state), k_(*state.kernels), shape_(state.model.shape()), w_(state.work), rows_(rows),
           T_(rows.size()), attention_(state, rows) {}
 
-    Status run(std::span<const std::uint32_t> wanted, float* logits);
+    /// From layer `first` on, when the embedding and the layers before it are done already.
+    Status run(std::span<const std::uint32_t> wanted, float* logits, std::uint32_t first);
 
 private:
-    [[nodiscard]] bool cancelled() const;
     void embed();
-    void rope_tables();
     void layer(std::uint32_t index);
     void norm_and_rotate(const LayerWeights& weights, std::size_t t);
     void rotate(float* heads, std::size_t count, std::size_t t) const;
@@ -85,28 +90,29 @@ private:
     Attention attention_;
 };
 
-/// Nobody wants the result any more.
-bool ForwardPass::cancelled() const {
+bool all_cancelled(std::span<const Row> rows) {
     return std::ranges::all_of(
-        rows_, [](const Row& row) { return row.session->cancelled.load(std::memory_order_relaxed); });
+        rows, [](const Row& row) { return row.session->cancelled.load(std::memory_order_relaxed); });
 }
 
-Status ForwardPass::run(std::span<const std::uint32_t> wanted, float* logits) {
+Status ForwardPass::run(std::span<const std::uint32_t> wanted, float* logits, std::uint32_t first) {
     Held embedding;
     FLEX_TRY(embedding.acquire(s_, 0));
-    embed();       // x[T][width]
-    rope_tables(); // cos, sin[T][rope_dims / 2]
+    if (first == 0) {
+        embed();                // x[T][width]
+        rope_tables(s_, rows_); // cos, sin[T][rope_dims / 2]
+    }
     if (!shape_.tied_head) embedding.release();
 
-    for (std::uint32_t i = 0; i < shape_.layers; ++i) {
-        if (cancelled()) return fail(ErrorCode::kCancelled, "cancelled");
+    for (std::uint32_t i = first; i < shape_.layers; ++i) {
+        if (all_cancelled(rows_)) return fail(ErrorCode::kCancelled, "cancelled");
         Held weights;
         FLEX_TRY(weights.acquire(s_, 1 + i));
         layer(i); // x[T][width] += attention, then += feed-forward
     }
 
     if (wanted.empty()) return {};
-    if (cancelled()) return fail(ErrorCode::kCancelled, "cancelled");
+    if (all_cancelled(rows_)) return fail(ErrorCode::kCancelled, "cancelled");
     Held weights;
     FLEX_TRY(weights.acquire(s_, shape_.layers + 1));
     head(wanted, logits); // logits[wanted][vocabulary]
@@ -118,7 +124,7 @@ void ForwardPass::embed() {
     const Matrix& e = s_.model.embedding();
     const std::size_t n = shape_.width;
     for_tokens([&](std::size_t t) {
-        float* x = w_.x.get() + t * n;
+        float* x = w_.x + t * n;
         if (e.type == TensorType::kQ8_0) return unpack_row(e.data, rows_[t].token, n, x);
         const std::byte* row = e.data + n * block_bytes(e.type) * rows_[t].token;
         for (std::size_t i = 0; i < n; ++i) {
@@ -142,24 +148,26 @@ void ForwardPass::embed() {
 /// Angle of pair i at position p: p * base^(-2i / rope_dims) / factor[i] / scale (factors: Llama 3.1 and
 /// later), in f32 by repeated multiplication as llama.cpp has it. Cosine and sine are taken in double, so
 /// that every libm agrees. YaRN (arXiv 2309.00071) stretches slow pairs only: see yarn_share().
-void ForwardPass::rope_tables() {
-    const std::size_t pairs = shape_.rope_dims / 2;
-    const float* factors = s_.model.rope_factors();
-    const auto step = static_cast<float>(std::pow(shape_.rope_base, -2.0 / shape_.rope_dims));
-    const auto scale = static_cast<float>(1.0 / shape_.rope_scale);
+void rope_tables(BatchState& state, std::span<const Row> rows) {
+    const ModelShape& shape = state.model.shape();
+    const Workspace& work = state.work;
+    const std::size_t pairs = shape.rope_dims / 2;
+    const float* factors = state.model.rope_factors();
+    const auto step = static_cast<float>(std::pow(shape.rope_base, -2.0 / shape.rope_dims));
+    const auto scale = static_cast<float>(1.0 / shape.rope_scale);
     const double magnitude =
-        shape_.rope_yarn ? shape_.yarn_attention * (1.0 + 0.1 * std::log(shape_.rope_scale)) : 1.0;
-    for_tokens([&](std::size_t t) {
-        auto theta = static_cast<float>(rows_[t].position);
+        shape.rope_yarn ? shape.yarn_attention * (1.0 + 0.1 * std::log(shape.rope_scale)) : 1.0;
+    state.pool.run(rows.size(), [&](std::size_t t, unsigned) {
+        auto theta = static_cast<float>(rows[t].position);
         for (std::size_t i = 0; i < pairs; ++i) {
             const float kept = theta / (factors != nullptr ? factors[i] : 1.0F);
             float angle = kept * scale;
-            if (shape_.rope_yarn) {
-                const auto share = static_cast<float>(yarn_share(shape_, i));
+            if (shape.rope_yarn) {
+                const auto share = static_cast<float>(yarn_share(shape, i));
                 angle = angle * (1.0F - share) + kept * share;
             }
-            w_.cos[t * pairs + i] = static_cast<float>(std::cos(static_cast<double>(angle)) * magnitude);
-            w_.sin[t * pairs + i] = static_cast<float>(std::sin(static_cast<double>(angle)) * magnitude);
+            work.cos[t * pairs + i] = static_cast<float>(std::cos(static_cast<double>(angle)) * magnitude);
+            work.sin[t * pairs + i] = static_cast<float>(std::sin(static_cast<double>(angle)) * magnitude);
             theta *= step;
         }
     });
@@ -168,23 +176,22 @@ void ForwardPass::rope_tables() {
 void ForwardPass::layer(std::uint32_t index) {
     const LayerWeights& l = s_.model.layer(index);
     const std::size_t width = shape_.width, q_width = shape_.q_width(), ff = shape_.ff_width;
-    float* const x = w_.x.get(); // [T][width]
-    float* const h = w_.h.get(); // [T][width]
+    float* const x = w_.x; // [T][width]
+    float* const h = w_.h; // [T][width]
 
     // Attention: x += Wo · attend(q, k, v), with q, k, v = Wq h, Wk h, Wv h and h = norm(x).
     for_tokens([&](std::size_t t) {
         k_.rms_norm(x + t * width, l.attention_norm, width, shape_.rms_epsilon, h + t * width);
         prepare(h, width, t, {&l.q, &l.k, &l.v});
     });
-    multiply(h, T_,
-             {{l.q, w_.q.get()}, {l.k, w_.k.get()}, {l.v, w_.v.get()}}); // [T][q_width], [T][kv_width] twice
+    multiply(h, T_, {{l.q, w_.q}, {l.k, w_.k}, {l.v, w_.v}}); // [T][q_width], [T][kv_width] twice
     for_tokens([&](std::size_t t) { norm_and_rotate(l, t); });
     const auto start = Clock::now();
     attention_.store(index);
     attention_.attend(index); // attention[T][q_width]
     s_.timings.attention_ns += since(start);
-    for_tokens([&](std::size_t t) { prepare(w_.attention.get(), q_width, t, {&l.attention_output}); });
-    multiply(w_.attention.get(), T_, {{l.attention_output, h}}); // [T][width]
+    for_tokens([&](std::size_t t) { prepare(w_.attention, q_width, t, {&l.attention_output}); });
+    multiply(w_.attention, T_, {{l.attention_output, h}}); // [T][width]
 
     // Feed-forward: x += Wdown · (silu(Wgate h) * Wup h), with h = norm(x).
     for_tokens([&](std::size_t t) {
@@ -192,20 +199,20 @@ void ForwardPass::layer(std::uint32_t index) {
         k_.rms_norm(x + t * width, l.ff_norm, width, shape_.rms_epsilon, h + t * width);
         prepare(h, width, t, {&l.gate, &l.up});
     });
-    multiply(h, T_, {{l.gate, w_.gate.get()}, {l.up, w_.up.get()}}); // [T][ff_width] twice
+    multiply(h, T_, {{l.gate, w_.gate}, {l.up, w_.up}}); // [T][ff_width] twice
     for_tokens([&](std::size_t t) {
-        k_.silu_multiply(w_.gate.get() + t * ff, w_.up.get() + t * ff, ff);
-        prepare(w_.gate.get(), ff, t, {&l.down});
+        k_.silu_multiply(w_.gate + t * ff, w_.up + t * ff, ff);
+        prepare(w_.gate, ff, t, {&l.down});
     });
-    multiply(w_.gate.get(), T_, {{l.down, h}}); // [T][width]
+    multiply(w_.gate, T_, {{l.down, h}}); // [T][width]
     for_tokens([&](std::size_t t) { k_.add(x + t * width, h + t * width, width); });
 }
 
 /// Per head: Qwen3 norms q and k; both get their position.
 void ForwardPass::norm_and_rotate(const LayerWeights& weights, std::size_t t) {
     const std::size_t head_size = shape_.head_size;
-    float* q = w_.q.get() + t * shape_.q_width();  // [heads][head_size]
-    float* k = w_.k.get() + t * shape_.kv_width(); // [kv_heads][head_size]
+    float* q = w_.q + t * shape_.q_width();  // [heads][head_size]
+    float* k = w_.k + t * shape_.kv_width(); // [kv_heads][head_size]
     if (weights.q_norm != nullptr) {
         for (float* head = q; head != q + shape_.q_width(); head += head_size) {
             k_.rms_norm(head, weights.q_norm, head_size, shape_.rms_epsilon, head);
@@ -224,8 +231,8 @@ void ForwardPass::rotate(float* heads, std::size_t count, std::size_t t) const {
     const std::size_t pairs = shape_.rope_dims / 2;
     const bool neighbours = shape_.architecture == Architecture::kLlama;
     const std::size_t step = neighbours ? 2 : 1, apart = neighbours ? 1 : pairs;
-    const float* cos = w_.cos.get() + t * pairs;
-    const float* sin = w_.sin.get() + t * pairs;
+    const float* cos = w_.cos + t * pairs;
+    const float* sin = w_.sin + t * pairs;
     for (float* head = heads; head != heads + count * shape_.head_size; head += shape_.head_size) {
         for (std::size_t i = 0; i < pairs; ++i) {
             float& a = head[i * step];
@@ -242,11 +249,11 @@ void ForwardPass::head(std::span<const std::uint32_t> wanted, float* logits) {
     const std::size_t width = shape_.width;
     const Matrix& w = s_.model.head();
     for (std::size_t i = 0; i < wanted.size(); ++i) {
-        float* h = w_.h.get() + i * width; // h is free here: [wanted][width]
-        k_.rms_norm(w_.x.get() + wanted[i] * width, s_.model.output_norm(), width, shape_.rms_epsilon, h);
-        prepare(w_.h.get(), width, i, {&w});
+        float* h = w_.h + i * width; // h is free here: [wanted][width]
+        k_.rms_norm(w_.x + wanted[i] * width, s_.model.output_norm(), width, shape_.rms_epsilon, h);
+        prepare(w_.h, width, i, {&w});
     }
-    multiply(w_.h.get(), wanted.size(), {{w, logits}});
+    multiply(w_.h, wanted.size(), {{w, logits}});
 }
 
 /// Brings row t of x[T][columns] into the form that each of the matrices multiplies with.
@@ -314,29 +321,36 @@ void ForwardPass::multiply_rows(const float* x, std::size_t count, const Product
     }
 }
 
-namespace {
-
-Status Held::acquire(BatchState& state, Stage stage) {
+Status acquire_stage(BatchState& state, Stage stage) {
     if (WeightGate* gate = state.options.gate; gate != nullptr) {
         const auto start = Clock::now();
         const Status status = gate->acquire(stage);
         state.timings.weights_wait_ns += since(start);
         if (!status.ok()) return status.error();
-        gate_ = gate;
-        stage_ = stage;
     }
-    if (!state.model.bound(stage)) {
-        return fail(ErrorCode::kInternal,
-                    "the weights of stage " + std::to_string(stage) + " are not in memory");
-    }
-    return {};
+    if (state.model.bound(stage)) return {};
+    release_stage(state, stage);
+    return fail(ErrorCode::kInternal, "the weights of stage " + std::to_string(stage) + " are not in memory");
 }
 
-} // namespace
+void release_stage(BatchState& state, Stage stage) {
+    if (state.options.gate != nullptr) state.options.gate->release(stage);
+}
 
 Status BatchState::forward(std::span<const Row> some, std::span<const std::uint32_t> wanted,
                            float* logits_out) {
-    return ForwardPass(*this, some).run(wanted, logits_out);
+    std::uint32_t layers_done = 0;
+    if (npu != nullptr && npu->chosen(some.size(), wanted.size())) {
+        FLEX_ASSIGN(const NpuForward::Progress progress, npu->run(some, wanted, logits_out));
+        if (progress.done) return {};
+        layers_done = progress.layers;
+    }
+    const auto start = Clock::now();
+    const std::uint64_t waited = timings.weights_wait_ns;
+    const Status computed = ForwardPass(*this, some).run(wanted, logits_out, layers_done);
+    if (npu != nullptr && computed.ok() && layers_done == 0)
+        npu->measured_cpu(some.size(), wanted.size(), since(start) - (timings.weights_wait_ns - waited));
+    return computed;
 }
 
 } // namespace flex::engine

@@ -20,6 +20,8 @@
 
 namespace flex::engine {
 
+class NpuForward;
+
 template <class T> using Buffer = std::unique_ptr<T[], Free>;
 
 /// 64-byte aligned, not initialised; null when memory is refused.
@@ -37,13 +39,16 @@ struct Activations {
 
 /// Scratch for one pass over T <= BatchOptions::rows tokens. Row-major, one row per token.
 struct Workspace {
-    Buffer<float> x;          // [T][width]      the residual stream
-    Buffer<float> h;          // [T][width]      normed input of a block, then its output
-    Buffer<float> q;          // [T][q_width]
-    Buffer<float> k, v;       // [T][kv_width]
-    Buffer<float> attention;  // [T][q_width]    output of the heads
-    Buffer<float> gate, up;   // [T][ff_width]
-    Buffer<float> cos, sin;   // [T][rope_dims / 2]
+    std::shared_ptr<std::byte> shared; // the memory of what follows up to sin; an NPU can reach it, too
+    std::size_t shared_bytes = 0;
+    float* x = nullptr;                   // [T][width]      the residual stream
+    float* h = nullptr;                   // [T][width]      normed input of a block, then its output
+    float* q = nullptr;                   // [T][q_width]
+    float *k = nullptr, *v = nullptr;     // [T][kv_width]
+    float* attention = nullptr;           // [T][q_width]    output of the heads
+    float *gate = nullptr, *up = nullptr; // [T][ff_width]
+    float *cos = nullptr, *sin = nullptr; // [T][rope_dims / 2]
+
     Activations input;        // [T][largest number of columns]
     Buffer<float> scores;     // [threads][Attention::kTileRows][scores_stride]
     Buffer<float> kv_part;    // [threads][kKvBlockTokens * head_size]: keys or values of a block as f32
@@ -80,7 +85,8 @@ struct Row {
 };
 
 struct BatchState {
-    BatchState(const Model& m, ThreadPool& p, const BatchOptions& o) : model(m), pool(p), options(o) {}
+    BatchState(const Model& m, ThreadPool& p, const BatchOptions& o);
+    ~BatchState();
 
     const Model& model;
     ThreadPool& pool;
@@ -90,11 +96,22 @@ struct BatchState {
     std::vector<Row> rows;     // of the pass
     std::vector<float> logits; // [sessions that want them][vocabulary]
     BatchTimings timings;
+    std::unique_ptr<NpuForward> npu; // null: everything is computed here
 
     /// Computes `rows` (at most options.rows; a session's rows lie together, in rising order) and writes
     /// logits after rows[wanted[i]] to logits_out + i * vocabulary. Moves no session's position. Error:
     /// kCancelled when every session of the pass is cancelled, and those of the gate.
     Status forward(std::span<const Row> rows, std::span<const std::uint32_t> wanted, float* logits_out);
 };
+
+/// Waits until the stage is there; it stays until release_stage(). Errors: those of the gate.
+Status acquire_stage(BatchState& state, Stage stage);
+void release_stage(BatchState& state, Stage stage);
+
+/// Fills in cos and sin for these rows. Stage 0 is held.
+void rope_tables(BatchState& state, std::span<const Row> rows);
+
+/// Nobody wants the result of the pass any more.
+[[nodiscard]] bool all_cancelled(std::span<const Row> rows);
 
 } // namespace flex::engine

@@ -1,6 +1,7 @@
 #include "engine/kv_cache.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 
 namespace flex::engine {
@@ -14,7 +15,7 @@ constexpr std::size_t round_up(std::size_t value, std::size_t to) { return (valu
 
 class HeapMemory final : public KvMemory {
 public:
-    Result<std::span<std::byte>> allocate(std::size_t bytes) override {
+    Result<std::span<std::byte>> allocate(std::size_t bytes, std::uint32_t) override {
         auto* data = static_cast<std::byte*>(std::aligned_alloc(kPage, round_up(bytes, kPage)));
         if (data == nullptr) {
             return fail(ErrorCode::kOutOfMemory,
@@ -88,7 +89,17 @@ KvBlockRef::~KvBlockRef() {
 
 bool KvBlockRef::alone() const { return pool_->alone(*block_); }
 
+/// mutex_ is held. The lowest that is free.
+std::uint32_t KvPool::take_slot() {
+    const auto found = std::ranges::find(taken_, false);
+    const auto slot = static_cast<std::uint32_t>(found - taken_.begin());
+    if (found == taken_.end()) taken_.push_back(false);
+    taken_[slot] = true;
+    return slot;
+}
+
 Result<KvBlockRef> KvPool::take() {
+    static std::atomic<std::uint64_t> next_id{1};
     std::unique_lock lock(mutex_);
     if (free_.empty()) {
         if (blocks_.size() + coming_ >= limit_) {
@@ -98,14 +109,19 @@ Result<KvBlockRef> KvPool::take() {
         }
         // Without the lock: the memory below may ask others to make room, this pool among them.
         ++coming_;
+        const std::uint32_t slot = take_slot();
         lock.unlock();
-        auto memory = memory_.allocate(layout_.block_bytes());
+        auto memory = memory_.allocate(layout_.block_bytes(), slot);
         lock.lock();
         --coming_;
-        if (!memory) return memory.error();
+        if (!memory) {
+            taken_[slot] = false;
+            return memory.error();
+        }
         auto block = std::make_unique<KvBlock>();
         block->bytes = *memory;
-        block->id = next_id_++;
+        block->id = next_id++;
+        block->slot = slot;
         free_.push_back(block.get());
         blocks_.push_back(std::move(block));
     }
@@ -146,6 +162,7 @@ std::uint64_t KvPool::trim() {
     for (const KvBlock* block : free_) {
         bytes += block->bytes.size();
         memory_.free(block->bytes);
+        taken_[block->slot] = false;
     }
     free_.clear();
     std::erase_if(blocks_, [](const auto& block) { return block->state == KvBlockState::kFree; });

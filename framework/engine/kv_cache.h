@@ -54,8 +54,8 @@ struct KvLayout {
 class KvMemory {
 public:
     virtual ~KvMemory() = default;
-    /// 64-byte aligned. Error: kOutOfMemory.
-    virtual Result<std::span<std::byte>> allocate(std::size_t bytes) = 0;
+    /// 4 KiB aligned, for the block that gets this slot (KvBlock). Error: kOutOfMemory.
+    virtual Result<std::span<std::byte>> allocate(std::size_t bytes, std::uint32_t slot) = 0;
     virtual void free(std::span<std::byte> block) = 0;
 };
 
@@ -69,7 +69,8 @@ enum class KvBlockState : std::uint8_t {
 };
 
 struct KvBlock {
-    std::uint32_t id = 0; ///< unique within the pool, never used again for another block
+    std::uint64_t id = 0;   ///< unique in this process, never used again for another block
+    std::uint32_t slot = 0; ///< below the pool's limit; no other block of the pool has it now
     KvBlockState state = KvBlockState::kFree;
     std::uint32_t references = 0; ///< guarded by the pool
     std::span<std::byte> bytes;   ///< [KvLayout::block_bytes()]
@@ -96,7 +97,9 @@ public:
     }
     ~KvBlockRef();
     [[nodiscard]] std::byte* data() const { return block_->bytes.data(); }
-    [[nodiscard]] std::uint32_t id() const { return block_->id; }
+    [[nodiscard]] std::uint64_t id() const { return block_->id; }
+    [[nodiscard]] std::uint32_t slot() const { return block_->slot; }
+    [[nodiscard]] std::span<std::byte> bytes() const { return block_->bytes; }
     /// Nobody else holds the block, so its holder may write.
     [[nodiscard]] bool alone() const;
 
@@ -131,6 +134,7 @@ private:
     void hold(KvBlock& block);
     void drop(KvBlock& block);
     [[nodiscard]] bool alone(const KvBlock& block) const;
+    std::uint32_t take_slot();
 
     const KvLayout layout_;
     const std::size_t limit_;
@@ -139,7 +143,7 @@ private:
     std::vector<std::unique_ptr<KvBlock>> blocks_;
     std::vector<KvBlock*> free_; // the last one was used last
     std::size_t coming_ = 0;     // being allocated, not yet in blocks_
-    std::uint32_t next_id_ = 0;
+    std::vector<bool> taken_;    // by slot: of a block, or of one that is coming
 };
 
 } // namespace flex::engine

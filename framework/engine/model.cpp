@@ -253,6 +253,7 @@ private:
             FLEX_TRY(matrix("output.weight", s.layers + 1, s.width, s.vocabulary, of(&Model::head_)));
         }
         model_.stage_begin_.push_back(model_.needs_.size());
+        model_.bindings_.assign(model_.stages(), 0);
         return refuse_others();
     }
 
@@ -349,12 +350,19 @@ Status Model::bind(std::string_view name, std::span<const std::byte> bytes) {
         return fail(ErrorCode::kInvalidArgument, "tensor '" + need.name + "' is not aligned in memory");
     }
     point(slots_[found->second], bytes.data());
+    ++bindings_[need.stage];
     return {};
 }
 
 void Model::unbind(Stage stage) {
     if (stage >= stages()) return;
     for (std::size_t i = stage_begin_[stage]; i < stage_begin_[stage + 1]; ++i) point(slots_[i], nullptr);
+    ++bindings_[stage];
+}
+
+std::span<const std::byte> Model::bytes_of(std::size_t tensor) const {
+    const std::byte* data = pointee(slots_[tensor]);
+    return {data, data == nullptr ? 0 : static_cast<std::size_t>(needs_[tensor].bytes)};
 }
 
 bool Model::bound(Stage stage) const {

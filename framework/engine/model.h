@@ -125,6 +125,13 @@ public:
     /// Forgets the pointers of a stage, so that computing it is refused until it is bound again.
     void unbind(Stage stage);
     [[nodiscard]] bool bound(Stage stage) const;
+    /// What tensors()[tensor] is bound to; empty when it is not.
+    [[nodiscard]] std::span<const std::byte> bytes_of(std::size_t tensor) const;
+    /// Another number whenever a tensor of the stage was bound, or the stage unbound: its memory may be
+    /// another.
+    [[nodiscard]] std::uint64_t binding(Stage stage) const { return bindings_[stage]; }
+    /// Index in tensors() of the first of a stage; stages(): of the end.
+    [[nodiscard]] std::size_t first_tensor(Stage stage) const { return stage_begin_[stage]; }
 
     // For the forward pass. With a tied head, head() is the embedding matrix.
     [[nodiscard]] const Matrix& embedding() const { return embedding_; } // [vocabulary, width]
@@ -154,6 +161,7 @@ private:
     std::vector<TensorNeed> needs_;
     std::vector<Slot> slots_;              // parallel to needs_
     std::vector<std::size_t> stage_begin_; // [stages + 1] into needs_
+    std::vector<std::uint64_t> bindings_;  // [stages]
     std::unordered_map<std::string, std::size_t> need_by_name_;
     std::vector<LayerWeights> layers_;
     Matrix embedding_, head_;
@@ -173,6 +181,8 @@ public:
     virtual ~WeightGate() = default;
     virtual Status acquire(Stage stage) = 0;
     virtual void release(Stage stage) = 0;
+    /// Whether acquire() would return at once.
+    [[nodiscard]] virtual bool ready(Stage) const { return true; }
 };
 
 } // namespace flex::engine

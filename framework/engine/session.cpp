@@ -15,8 +15,12 @@ Result<std::unique_ptr<Session>> Session::create(const Model& model, ThreadPool&
                                                  SessionOptions options) {
     FLEX_ASSIGN(const KvLayout layout, KvLayout::of(model.shape(), options.kv));
     const std::uint32_t most = options.context != 0 ? options.context : model.shape().context;
-    const BatchOptions batch_options{std::min(options.batch, most), options.context, options.gate,
-                                     options.kernels};
+    const BatchOptions batch_options{std::min(options.batch, most),
+                                     options.context,
+                                     options.gate,
+                                     options.kernels,
+                                     options.npu,
+                                     options.npu_use};
     FLEX_ASSIGN(auto batch, Batch::create(model, pool, batch_options));
     const std::size_t blocks = (batch->context() + kKvBlockTokens - 1) / kKvBlockTokens;
     return create(std::move(batch), std::make_shared<KvPool>(layout, blocks));
@@ -177,6 +181,7 @@ std::size_t Session::blocks() const { return state_->blocks.size(); }
 void Session::cancel() { state_->cancelled.store(true); }
 void Session::clear_cancel() { state_->cancelled.store(false); }
 const Timings& Session::timings() const { return state_->timings; }
+const BatchTimings& Session::batch_timings() const { return state_->batch->timings(); }
 void Session::reset_timings() { state_->timings = {}; }
 
 } // namespace flex::engine

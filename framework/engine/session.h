@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "base/token.h"
+#include "engine/batch.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 
@@ -25,6 +26,8 @@ struct SessionOptions {
     WeightGate* gate = nullptr;       ///< not owned; see WeightGate
     const Kernels* kernels = nullptr; ///< null: the best this CPU has (kernels/kernels.h)
     KvType kv = KvType::kF16;         ///< how the KV cache is stored; see kv_cache.h
+    npu::Npu* npu = nullptr;          ///< see BatchOptions
+    NpuUse npu_use = NpuUse::kAuto;
 };
 
 /// Where the time of a session went, summed since creation or reset_timings(). Nanoseconds of wall time.
@@ -86,6 +89,8 @@ public:
 
     [[nodiscard]] const Timings& timings() const;
     void reset_timings();
+    /// Of the batch it is computed in.
+    [[nodiscard]] const BatchTimings& batch_timings() const;
 
 private:
     friend class Batch;

@@ -16,7 +16,7 @@ public:
     FlexKvMemory(port::Port& port, std::function<std::uint64_t(std::uint64_t bytes)> make_room)
         : port_(port), make_room_(std::move(make_room)) {}
 
-    Result<std::span<std::byte>> allocate(std::size_t bytes) override {
+    Result<std::span<std::byte>> allocate(std::size_t bytes, std::uint32_t) override {
         for (;;) {
             auto block = port_.allocate(bytes);
             if (block) return std::span(block->data, block->bytes);

@@ -307,6 +307,11 @@ Status LoadedModel::acquire(engine::Stage stage) {
     return fail(ErrorCode::kBusy, info().name + " is still being loaded");
 }
 
+bool LoadedModel::ready(engine::Stage stage) const {
+    const std::lock_guard lock(mutex_);
+    return loaded_ > stage || error_.has_value() || give_way_;
+}
+
 void LoadedModel::release(engine::Stage) {} // what a request needs stays until it ends: see drop()
 
 } // namespace flex::pipeline

@@ -97,6 +97,7 @@ public:
     // engine::WeightGate
     Status acquire(engine::Stage stage) override;
     void release(engine::Stage stage) override;
+    [[nodiscard]] bool ready(engine::Stage stage) const override;
 
 private:
     explicit LoadedModel(std::unique_ptr<WeightSource> source) : source_(std::move(source)) {}

@@ -56,6 +56,7 @@ constexpr std::array kRooms{
     Room{"abi", 600},
     Room{"monitor", 4500},
     Room{"tos", 8000},
+    Room{"npu/driver", 800},
     Room{"framework/base", 1000},
     Room{"framework/engine", 6000},
     Room{"framework/tokenizer", 2500},

@@ -4,6 +4,8 @@
 
 #include <set>
 
+#include <set>
+
 namespace flex::engine {
 namespace {
 
@@ -18,10 +20,11 @@ ModelShape shape() {
 /// Counts what is allocated; refuses when told to.
 class CountingMemory final : public KvMemory {
 public:
-    Result<std::span<std::byte>> allocate(std::size_t bytes) override {
+    Result<std::span<std::byte>> allocate(std::size_t bytes, std::uint32_t slot) override {
+        slots.insert(slot);
         if (refuse) return fail(ErrorCode::kOutOfMemory, "none left");
         held += bytes;
-        return heap_kv_memory().allocate(bytes);
+        return heap_kv_memory().allocate(bytes, slot);
     }
     void free(std::span<std::byte> block) override {
         held -= block.size();
@@ -29,6 +32,7 @@ public:
     }
     std::size_t held = 0;
     bool refuse = false;
+    std::set<std::uint32_t> slots; ///< that blocks were asked for
 };
 
 TEST(KvLayout, a_block_holds_keys_and_values_of_every_layer_and_head) {
@@ -97,6 +101,27 @@ TEST(KvPool, a_shared_block_is_free_when_the_last_holder_lets_go) {
     const KvBlockRef moved = std::move(first);
     EXPECT_EQ(pool.status().in_use, 1u);
     EXPECT_TRUE(moved.alone());
+}
+
+TEST(KvPool, a_block_has_a_slot_below_the_limit_that_no_other_has) {
+    CountingMemory memory;
+    KvPool pool(*KvLayout::of(shape(), KvType::kF16), 3, memory);
+    auto a = pool.take().value(), b = pool.take().value();
+    EXPECT_EQ(a.slot(), 0u);
+    EXPECT_EQ(b.slot(), 1u);
+    const std::uint64_t id = a.id();
+    a = {};
+    pool.trim();
+    memory.refuse = true;
+    EXPECT_FALSE(pool.take().ok());
+    memory.refuse = false;
+    const auto c = pool.take().value(), d = pool.take().value();
+    EXPECT_EQ(c.slot(), 0u) << "free again after trim() and a refusal";
+    EXPECT_EQ(d.slot(), 2u);
+    EXPECT_NE(c.id(), id);
+    EXPECT_EQ(memory.slots, (std::set<std::uint32_t>{0, 1, 2}));
+    EXPECT_NE(KvPool(pool.layout(), 1).take()->id(), KvPool(pool.layout(), 1).take()->id())
+        << "two pools have no block of the same id";
 }
 
 } // namespace
