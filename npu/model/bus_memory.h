@@ -30,7 +30,7 @@ public:
     virtual void close() = 0;
 
     /// From now on (true) an open() that would have to wait returns kInterrupted instead, those that wait now
-    /// included; until this is taken back (false).
+    /// included; until this is taken back (false). Calls nest.
     virtual void interrupt(bool /*on*/) {}
     /// Translations that were looked up before are not used again.
     virtual void forget() {}

@@ -31,13 +31,14 @@ std::uint64_t PerformanceModel::command_ns(std::uint64_t macs, std::uint64_t byt
 Device::Device(BusMemory& memory, const engine::Kernels& kernels, const DeviceOptions& options)
     : memory_(memory), kernels_(kernels), options_(options), cores_(options.cores), sram_(cores_.threads()) {}
 
-flex_npu_result Device::run(std::span<const std::byte> bytes) {
+flex_npu_result Device::run(std::span<const std::byte> bytes, const std::atomic<bool>* cancelled) {
     Lock lock(mutex_);
     changed_.wait(lock, [&] { return !running_ && halts_ == 0; });
     flex_npu_result result{};
     Job job;
-    if (registers_.power == 0) {
-        result.status = FLEX_NPU_OFF;
+    const bool off = registers_.power == 0;
+    if (off || (cancelled != nullptr && cancelled->load())) {
+        result.status = off ? FLEX_NPU_OFF : FLEX_NPU_ABORTED;
         if (bytes.size() >= sizeof job.header) std::memcpy(&job.header, bytes.data(), sizeof job.header);
         result.cookie = job.header.cookie;
         return result;
@@ -110,7 +111,8 @@ template <class Then> void Device::halt(const Then& then) {
     changed_.notify_all();
     changed_.wait(lock, [&] { return !running_; });
     then();
-    if (--halts_ == 0) memory_.interrupt(false);
+    memory_.interrupt(false);
+    --halts_;
     changed_.notify_all();
 }
 

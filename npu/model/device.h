@@ -42,8 +42,9 @@ public:
     Device(const Device&) = delete;
     Device& operator=(const Device&) = delete;
 
-    /// Ends when the job has ended; its failures are in the result. `job` is read once.
-    flex_npu_result run(std::span<const std::byte> job);
+    /// Ends when the job has ended; its failures are in the result. `job` is read once. A job that is
+    /// `cancelled` does not begin; one that has begun is stopped by abort().
+    flex_npu_result run(std::span<const std::byte> job, const std::atomic<bool>* cancelled = nullptr);
     /// Stops the job that runs (FLEX_NPU_ABORTED), if one does, and leaves the rest as it is.
     void abort();
     /// As after power-on: also forgets translations. When it returns nothing of the past is left.

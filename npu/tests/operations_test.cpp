@@ -128,7 +128,7 @@ TEST_F(Operations, embed_widens_the_rows_that_are_asked_for) {
 
 TEST_F(Operations, rows_are_normed_added_gated_and_weighed_as_by_the_scalar_kernels) {
     const engine::Kernels& k = scalar_kernels();
-    for (int round = 0; round < 160; ++round) {
+    for (int round = 0; round < 80; ++round) {
         Npu npu(kArenaPages);
         Operands operands(npu, random, kRegionBytes);
         const std::size_t tokens = 1 + random.below(40), n = 1 + random.below(round % 10 == 0 ? 20000 : 300);
@@ -158,7 +158,7 @@ TEST_F(Operations, rows_are_normed_added_gated_and_weighed_as_by_the_scalar_kern
 }
 
 TEST_F(Operations, rope_rotates_the_pairs_of_the_first_dimensions) {
-    for (int round = 0; round < 60; ++round) {
+    for (int round = 0; round < 40; ++round) {
         Npu npu(kArenaPages);
         Operands operands(npu, random, kRegionBytes);
         const std::size_t tokens = 1 + random.below(8), size = 2 * (1 + random.below(80)),

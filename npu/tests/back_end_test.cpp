@@ -1,0 +1,360 @@
+// The vhost-user side: rings and jobs behind an SMMU that grants, refuses and takes back.
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "npu/tests/front_end.h"
+#include "npu/tests/shared.h"
+
+namespace flex::npu::vhost_user::testing {
+namespace {
+
+using model::testing::command;
+using model::testing::TestJob;
+
+constexpr std::uint64_t kJob = FrontEnd::kFree, kResult = kJob + 0x4000, kTable = kJob + 0x5000,
+                        kPages = kJob + 0x6000, kData = kJob + 0x7000, kFar = 0x9'0000'0000;
+constexpr std::size_t kFloats = 64;
+
+/// One region of three pages at kData, and jobs on it: y = [64] floats at 0, x = [64] at 4096, a word at
+/// 8192.
+class BackEndTest : public ::testing::Test {
+protected:
+    BackEndTest() {
+        *front.at<std::uint64_t>(kTable) = kPages;
+        for (std::uint64_t i = 0; i < 3; ++i) front.at<std::uint64_t>(kPages)[i] = kData + i * 4096;
+        for (std::size_t i = 0; i < kFloats; ++i) {
+            y()[i] = static_cast<float>(i);
+            x()[i] = 1.5F;
+        }
+        for (std::uint32_t i = 0; i < kRings; ++i) front.start_ring(i);
+    }
+
+    float* y() { return front.at<float>(kData); }
+    float* x() { return front.at<float>(kData + 4096); }
+    std::atomic<std::uint64_t>& word() { return *front.at<std::atomic<std::uint64_t>>(kData + 8192); }
+
+    static flex_npu_command add() {
+        flex_npu_command c = command(FLEX_NPU_ADD);
+        c.columns = kFloats;
+        c.x = {0, 0, 4096};
+        return c;
+    }
+    static flex_npu_command wait_for_one() {
+        flex_npu_command c = command(FLEX_NPU_WAIT, FLEX_NPU_WAIT_US_MAX);
+        c.x = {0, 0, 8192};
+        c.u.fence.scalar64 = 1;
+        return c;
+    }
+    /// Puts a job into memory: its pieces, cut in three.
+    std::vector<FrontEnd::Piece> job(const std::vector<flex_npu_command>& commands, std::uint64_t at = kJob) {
+        TestJob job;
+        job.regions = {{kTable, 3 * 4096}};
+        job.commands = commands;
+        const auto bytes = job.bytes();
+        std::memcpy(front.at<std::byte>(at), bytes.data(), bytes.size());
+        const auto rest = static_cast<std::uint32_t>(bytes.size() - 50);
+        return {{at, 20, false}, {at + 20, 30, false}, {at + 50, rest, false}, {kResult, 64, true}};
+    }
+    flex_npu_result run(const std::vector<flex_npu_command>& commands, std::uint32_t ring = 0) {
+        front.submit(ring, job(commands));
+        EXPECT_EQ(front.wait_used(ring, ++done[ring]), sizeof(flex_npu_result));
+        return *front.at<flex_npu_result>(kResult);
+    }
+    void expect_added(float times) {
+        for (std::size_t i = 0; i < kFloats; ++i) ASSERT_EQ(y()[i], static_cast<float>(i) + 1.5F * times);
+    }
+    /// Until the device has taken a job and runs it.
+    void wait_running() {
+        while (front.read(FLEX_NPU_REG_STATUS) != 1) std::this_thread::yield();
+    }
+
+    FrontEnd front;
+    std::array<std::uint16_t, kRings> done{};
+};
+
+TEST_F(BackEndTest, runs_jobs_of_all_rings_and_reads_memory_where_the_smmu_says) {
+    for (std::uint32_t ring = 0; ring < kRings; ++ring) {
+        const flex_npu_result result = run({add(), command(FLEX_NPU_NOP)}, ring);
+        EXPECT_EQ(result.status, static_cast<std::uint32_t>(FLEX_NPU_OK));
+        EXPECT_EQ(result.command, 2u);
+        EXPECT_EQ(result.cookie, TestJob{}.cookie);
+        EXPECT_EQ(result.bytes, 3 * kFloats * 4);
+        expect_added(static_cast<float>(ring + 1));
+    }
+    // The same place under another address, elsewhere in memory.
+    front.map(kFar, 4096, kData - FrontEnd::kIova, FrontEnd::kBoth);
+    front.at<std::uint64_t>(kPages)[0] = kFar;
+    EXPECT_EQ(run({add()}).status, static_cast<std::uint32_t>(FLEX_NPU_OK));
+    expect_added(kRings + 1);
+}
+
+TEST_F(BackEndTest, a_refused_address_ends_the_job_and_not_the_device) {
+    front.at<std::uint64_t>(kPages)[0] = kFar;
+    const flex_npu_result refused = run({command(FLEX_NPU_NOP), add()});
+    EXPECT_EQ(refused.status, static_cast<std::uint32_t>(FLEX_NPU_FAULT));
+    EXPECT_EQ(refused.command, 1u);
+    EXPECT_EQ(refused.address, kFar);
+    EXPECT_EQ(front.read(FLEX_NPU_REG_FAULTS), 1u);
+    front.at<std::uint64_t>(kPages)[0] = kData;
+    EXPECT_EQ(run({add()}).status, static_cast<std::uint32_t>(FLEX_NPU_OK));
+    expect_added(1);
+}
+
+TEST_F(BackEndTest, a_page_that_was_read_is_not_written_without_permission) {
+    front.map(kFar, 4096, kData - FrontEnd::kIova, FrontEnd::kReadOnly);
+    front.at<std::uint64_t>(kPages)[0] = kFar;
+    const flex_npu_result refused =
+        run({add()}); // reads y first, for which QEMU's update says "read and write"
+    EXPECT_EQ(refused.status, static_cast<std::uint32_t>(FLEX_NPU_FAULT));
+    EXPECT_EQ(refused.address, kFar);
+    expect_added(0);
+
+    front.map(kFar, 4096, kData - FrontEnd::kIova, FrontEnd::kWriteOnly);
+    front.invalidate(kFar, 4096);
+    EXPECT_EQ(run({add()}).status, static_cast<std::uint32_t>(FLEX_NPU_FAULT));
+    expect_added(0);
+}
+
+TEST_F(BackEndTest, keeps_translations_until_they_are_taken_back) {
+    for (std::uint32_t ring = 0; ring < kRings; ++ring) run({command(FLEX_NPU_NOP)}, ring);
+    run({add()});
+    const unsigned asked = front.misses;
+    run({add()});
+    EXPECT_EQ(front.misses, asked);
+    front.unmap(kData, 4096);
+    const flex_npu_result refused = run({add()});
+    EXPECT_EQ(refused.status, static_cast<std::uint32_t>(FLEX_NPU_FAULT));
+    EXPECT_EQ(refused.address, kData);
+    expect_added(2);
+    front.map(kData, 4096, kData - FrontEnd::kIova, FrontEnd::kBoth);
+    const unsigned before = front.misses;
+    front.invalidate(0, 0); // everything
+    EXPECT_EQ(run({add()}).status, static_cast<std::uint32_t>(FLEX_NPU_OK));
+    EXPECT_GT(front.misses, before + 5); // rings, job, result, tables, operands
+    expect_added(3);
+}
+
+TEST_F(BackEndTest, an_invalidation_that_overtakes_an_answer_makes_it_ask_again) {
+    std::atomic<unsigned> times{0};
+    const FrontEnd::Hook overtake = [&](std::uint64_t page) {
+        if (page == kData && ++times <= 3) front.invalidate(page, 4096);
+    };
+    for (const bool before_update : {true, false}) {
+        times = 0;
+        before_update ? front.before_update(overtake) : front.before_answer(overtake);
+        front.invalidate(kData, 4096);
+        EXPECT_EQ(run({add()}).status, static_cast<std::uint32_t>(FLEX_NPU_OK));
+        EXPECT_EQ(times, 3u + 2u); // and then once for reading and once for writing
+        front.before_update({});
+        front.before_answer({});
+    }
+    expect_added(2);
+}
+
+TEST_F(BackEndTest, stopping_a_ring_abandons_its_job_and_starting_it_again_takes_it_up) {
+    front.submit(1, job({wait_for_one(), add()}));
+    wait_running();
+    EXPECT_EQ(front.stop_ring(1), 0u); // the job counts as not taken
+    word() = 1;
+    front.invalidate(0, 0);
+    expect_added(0);
+    EXPECT_EQ(front.used(1), 0u);
+    front.start_ring(1, 0);
+    EXPECT_EQ(front.wait_used(1, 1), sizeof(flex_npu_result));
+    EXPECT_EQ(front.at<flex_npu_result>(kResult)->status, static_cast<std::uint32_t>(FLEX_NPU_OK));
+    expect_added(1);
+}
+
+TEST_F(BackEndTest, stopping_a_ring_leaves_the_jobs_of_others_alone) {
+    front.submit(1, job({wait_for_one(), add()}));
+    wait_running();
+    EXPECT_EQ(front.stop_ring(2), 0u);
+    word() = 1;
+    EXPECT_EQ(front.wait_used(1, 1), sizeof(flex_npu_result));
+    expect_added(1);
+}
+
+TEST_F(BackEndTest, when_the_last_ring_stops_nothing_of_the_past_is_left) {
+    front.write(FLEX_NPU_REG_SCRATCH + 3, 0xcafe);
+    run({add()});
+    front.write(FLEX_NPU_REG_SRAM_ADDRESS, 0);
+    std::uint32_t seen = 0;
+    const auto sram_bytes = front.read(FLEX_NPU_REG_SRAM_BYTES);
+    front.write(FLEX_NPU_REG_SRAM_ADDRESS, model::Sram::kSharedBytes);
+    for (int i = 0; i < 8; ++i) seen |= front.read(FLEX_NPU_REG_SRAM_DATA);
+    EXPECT_NE(seen, 0u);
+    for (std::uint32_t ring = 0; ring < kRings; ++ring) front.stop_ring(ring);
+    EXPECT_EQ(front.configuration()[1], 0u); // DATA
+    EXPECT_EQ(front.configuration()[2], 0u); // VALUE
+    EXPECT_EQ(front.read(FLEX_NPU_REG_SCRATCH + 3), 0u);
+    EXPECT_EQ(front.read(FLEX_NPU_REG_JOBS), 0u);
+    EXPECT_EQ(front.read(FLEX_NPU_REG_SRAM_BYTES), sram_bytes);
+    front.write(FLEX_NPU_REG_SRAM_ADDRESS, model::Sram::kSharedBytes);
+    for (int i = 0; i < 8; ++i) EXPECT_EQ(front.read(FLEX_NPU_REG_SRAM_DATA), 0u);
+    for (std::uint32_t ring = 0; ring < kRings; ++ring) front.start_ring(ring, done[ring]);
+    EXPECT_EQ(run({add()}).status, static_cast<std::uint32_t>(FLEX_NPU_OK)); // as after QEMU's reset
+}
+
+TEST_F(BackEndTest, reset_works_while_nobody_answers_a_miss) {
+    run({add()});
+    front.unmap(kData, 4096);
+    front.map(kData, 4096, kData - FrontEnd::kIova, FrontEnd::kBoth);
+    const unsigned asked = front.misses;
+    front.silent = true;
+    front.submit(0, job({add()}));
+    while (front.misses == asked) std::this_thread::yield();
+    front.write(FLEX_NPU_REG_RESET, 1);
+    EXPECT_EQ(front.configuration()[2], 0u);
+    front.silent = false;
+    EXPECT_EQ(front.wait_used(0, 2), sizeof(flex_npu_result));
+    EXPECT_EQ(front.at<flex_npu_result>(kResult)->status, static_cast<std::uint32_t>(FLEX_NPU_ABORTED));
+    done[0] = 2;
+    EXPECT_EQ(run({add()}).status, static_cast<std::uint32_t>(FLEX_NPU_OK));
+    expect_added(2);
+}
+
+TEST_F(BackEndTest, a_bad_chain_ends_that_chain_only) {
+    const auto good = job({add()});
+    const auto bad = [&](const char* what) {
+        EXPECT_EQ(front.wait_used(0, ++done[0]), 0u) << what;
+        EXPECT_EQ(run({command(FLEX_NPU_NOP)}).status, static_cast<std::uint32_t>(FLEX_NPU_OK)) << what;
+    };
+    front.submit(0, {good[0], good[1], good[2]});
+    bad("no room for the result");
+    front.submit(0, {good[3], good[0]});
+    bad("what is read behind what is written");
+    front.set_descriptor(0, 0, {kJob, 20, false}, 1, 1);
+    front.set_descriptor(0, 1, {kJob, 20, false}, 1, 0);
+    front.make_available(0, 0);
+    bad("a circle");
+    front.set_descriptor(0, 0, {kJob, 20, false}, 1, FrontEnd::kRingSize);
+    front.make_available(0, 0);
+    bad("a descriptor that does not exist");
+    front.set_descriptor(0, 0, {kJob, 32, false}, 4, 0);
+    front.make_available(0, 0);
+    bad("an indirect table, which was not agreed on");
+    expect_added(0);
+
+    auto long_job = good;
+    long_job[0].bytes = FLEX_NPU_JOB_BYTES;
+    front.submit(0, long_job);
+    EXPECT_EQ(front.wait_used(0, ++done[0]), sizeof(flex_npu_result));
+    EXPECT_EQ(front.at<flex_npu_result>(kResult)->status, static_cast<std::uint32_t>(FLEX_NPU_BAD_JOB));
+    auto far_job = good;
+    far_job[1].iova = kFar;
+    front.submit(0, far_job);
+    EXPECT_EQ(front.wait_used(0, ++done[0]), sizeof(flex_npu_result));
+    EXPECT_EQ(front.at<flex_npu_result>(kResult)->status, static_cast<std::uint32_t>(FLEX_NPU_FAULT));
+    EXPECT_EQ(front.at<flex_npu_result>(kResult)->address, kFar);
+    auto far_result = good;
+    far_result[3].iova = kFar;
+    front.submit(0, far_result);
+    bad("a result that may not be written");
+}
+
+TEST_F(BackEndTest, a_broken_ring_is_reported_and_the_others_go_on) {
+    front.make_available(2, FrontEnd::kRingSize);
+    EXPECT_TRUE(front.wait_error(2));
+    EXPECT_EQ(run({add()}, 3).status, static_cast<std::uint32_t>(FLEX_NPU_OK));
+    front.stop_ring(2);
+}
+
+TEST_F(BackEndTest, a_register_is_accessed_when_the_access_word_changes_and_only_then) {
+    EXPECT_EQ(front.read(FLEX_NPU_REG_ID), FLEX_NPU_ID);
+    const std::uint32_t set = FLEX_NPU_ACCESS(200, FLEX_NPU_REG_SCRATCH) | FLEX_NPU_ACCESS_WRITE;
+    front.configure({set, 5, 0});
+    EXPECT_EQ(front.configuration(), (std::array<std::uint32_t, 3>{set, 5, 5}));
+    front.configure({set, 6, 99}); // DATA changes, the access has been made
+    EXPECT_EQ(front.configuration(), (std::array<std::uint32_t, 3>{set, 6, 5}));
+    front.configure({FLEX_NPU_ACCESS(201, FLEX_NPU_REG_SCRATCH), 6, 0});
+    EXPECT_EQ(front.configuration()[2], 5u);
+    const std::uint32_t reset = FLEX_NPU_ACCESS(202, FLEX_NPU_REG_RESET) | FLEX_NPU_ACCESS_WRITE;
+    front.configure({reset, 1, 0});
+    EXPECT_EQ(front.configuration(), (std::array<std::uint32_t, 3>{reset, 0, 0}));
+}
+
+TEST_F(BackEndTest, messages_that_make_no_sense_are_refused_and_the_next_ones_served) {
+    EXPECT_NE(front.request(static_cast<Request>(77), std::uint64_t{0}), 0u);
+    EXPECT_NE(front.request(Request::kSetRingNumber, RingState{kRings, 16}), 0u);
+    EXPECT_NE(front.request(Request::kSetRingNumber, RingState{0, 16}), 0u) << "of a ring that runs";
+    EXPECT_NE(front.request(Request::kSetRingEnable, std::uint32_t{0}), 0u);
+    EXPECT_NE(front.request(Request::kSetFeatures, ~std::uint64_t{0}), 0u);
+    EXPECT_NE(front.request(Request::kSetMemoryTable, MemoryTable{9, 0, {}}), 0u);
+    EXPECT_NE(front.request(Request::kSetRingKick, std::uint64_t{0x100}), 0u);
+    EXPECT_NE(front.request(Request::kIotlb, Iotlb{0, 1, 0, 3, IotlbType::kMiss, {}}), 0u);
+    const Iotlb outside{
+        kFar, 4096, FrontEnd::kUserAddress + FrontEnd::kMemoryBytes - 1, 3, IotlbType::kUpdate, {}};
+    EXPECT_NE(front.request(Request::kIotlb, outside), 0u);
+    const Iotlb around{~std::uint64_t{0}, 4096, FrontEnd::kUserAddress, 3, IotlbType::kUpdate, {}};
+    EXPECT_NE(front.request(Request::kIotlb, around), 0u);
+    EXPECT_NE(front.request(Request::kSetConfiguration, Configuration{0, 12, 0}), 0u);
+    front.stop_ring(3);
+    EXPECT_NE(front.request(Request::kSetRingNumber, RingState{3, 3}), 0u);
+    EXPECT_NE(front.request(Request::kSetRingAddress, RingAddress{3, 0, 1, 0, 0, 0}), 0u);
+    EXPECT_EQ(run({add()}).status, static_cast<std::uint32_t>(FLEX_NPU_OK));
+}
+
+TEST_F(BackEndTest, an_unwanted_update_grants_nothing) {
+    const Iotlb gift{kFar, 4096, FrontEnd::kUserAddress + (kData - FrontEnd::kIova), 3, IotlbType::kUpdate,
+                     {}};
+    EXPECT_EQ(front.request(Request::kIotlb, gift), 0u);
+    front.at<std::uint64_t>(kPages)[0] = kFar;
+    EXPECT_EQ(run({add()}).status, static_cast<std::uint32_t>(FLEX_NPU_FAULT));
+}
+
+TEST_F(BackEndTest, ends_when_the_machine_goes_even_with_a_job_and_a_miss_under_way) {
+    front.submit(1, job({wait_for_one()}));
+    wait_running();
+    front.hang_up(); // returns: the back end is gone
+    EXPECT_EQ(front.used(1), 0u);
+}
+
+TEST(TranslationsTest, an_invalidation_is_done_when_the_last_access_is) {
+    Translations translations;
+    const Fd file(memfd_create("npu-test", MFD_CLOEXEC));
+    ASSERT_EQ(ftruncate(file.get(), 8192), 0);
+    Message message;
+    const MemoryTable table{1, 0, {{0, 8192, 0x1000, 0}}};
+    message.header.size = 8 + sizeof(MemoryRegion);
+    std::memcpy(message.payload.data(), &table, message.header.size);
+    message.fds.emplace_back(dup(file.get()));
+    auto memory = GuestMemory::map(message);
+    ASSERT_TRUE(memory.has_value());
+    translations.set_memory(std::move(*memory));
+
+    int fds[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+    Channel qemu{Fd(fds[0])};
+    translations.set_channel(Fd(fds[1]));
+    std::thread answering([&] {
+        Message question;
+        ASSERT_TRUE(qemu.receive(question));
+        ASSERT_TRUE(translations.update({0x5000, 0x1000, 0x1000, 3, IotlbType::kUpdate, {}}));
+        qemu.send(kBackEndIotlb, kReply, bytes_of(std::uint64_t{0}));
+    });
+    const model::Window window = translations.open(0x5ff0, 0x100, model::Access::kRead);
+    answering.join();
+    ASSERT_EQ(window.status, model::Window::Status::kOpen);
+    EXPECT_EQ(window.bytes, 0x10u); // to the end of what was granted
+
+    std::atomic<bool> acknowledged{false};
+    std::thread invalidating([&] {
+        translations.invalidate({0x5000, 0x1000, 0, 0, IotlbType::kInvalidate, {}});
+        acknowledged = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_FALSE(acknowledged);
+    translations.close();
+    invalidating.join();
+    std::thread refusing([&] {
+        Message question;
+        ASSERT_TRUE(qemu.receive(question));
+        qemu.send(kBackEndIotlb, kReply, bytes_of(std::uint64_t{1}));
+    });
+    EXPECT_EQ(translations.open(0x5ff0, 1, model::Access::kRead).status, model::Window::Status::kRefused);
+    refusing.join();
+}
+
+} // namespace
+} // namespace flex::npu::vhost_user::testing
