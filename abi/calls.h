@@ -86,6 +86,13 @@ enum flex_monitor_stat {
  */
 #define FLEX_TOS_NPU_RECALL FLEX_U64(0xF2000005)
 #define FLEX_NPU_RECALL_MS_MIN 100
+/*
+ * MOVE(x1 = address of an ADOPTED frame, x2 = address of a FLEX frame): content and place of the first go over to the second, which
+ * is ADOPTED then; the first is RELEASED. So that Linux can have one given frame back (compaction, contiguous allocation, offlining).
+ * FLEX_ERR_BUSY: it cannot be moved at the moment (not mapped, used by the NPU, code); FLEX_ERR_STATE, FLEX_ERR_ARGUMENT,
+ * FLEX_ERR_NO_MEMORY: not moved either; x2 stays FLEX in every case of failure. x2 = 0: nothing is moved, only asked whether it could be.
+ */
+#define FLEX_TOS_MOVE FLEX_U64(0xF2000006)
 /* STAT(x1 = enum flex_tos_stat) -> x1 = value. */
 #define FLEX_TOS_STAT FLEX_U64(0xF2000004)
 /*
@@ -128,7 +135,8 @@ enum flex_tos_stat {
     FLEX_TOS_STAT_SWITCH_TOTAL_NS = 14,   /* time they took to, in all */
     FLEX_TOS_STAT_SWITCHES_OVER_100US = 15,
     FLEX_TOS_STAT_NPU_HELD = 16,   /* times the program got the NPU */
-    FLEX_TOS_STAT_NPU_REVOKED = 17 /* times it was taken from the program because a recall was not honoured */
+    FLEX_TOS_STAT_NPU_REVOKED = 17, /* times it was taken from the program because a recall was not honoured */
+    FLEX_TOS_STAT_FRAMES_MOVED = 18 /* by MOVE */
 };
 
 #endif

@@ -87,11 +87,20 @@ void flex_chunk_free(struct page *page, unsigned int order, bool file_pages);
 /* Marks the frames of a range, which is one chunk in one piece, lent before it is protected; and undoes it. */
 void flex_frames_lend(flex_range_t range);
 void flex_frames_unlend(flex_range_t range);
+/* The same for a page that the caller has locked, and whose mark as movable is his affair. */
+void flex_frames_lend_marked(flex_range_t range);
+void flex_frames_unlend_marked(flex_range_t range);
 /* Claims a range for its recall: -EINVAL unless all its frames are lent and claimed by nobody else. */
 int flex_frames_claim(flex_range_t range);
 void flex_frames_unclaim(flex_range_t range);
 /* The frames of a claimed range are NORMAL again: back to the allocator. */
 void flex_frames_free(flex_range_t range);
+/* flex_frames_free() for one page, without giving it to the allocator. */
+void flex_frames_forget_page(struct page *page);
+/* The page is a chunk of its own that a program has. */
+bool flex_frames_is_lent_page(struct page *page);
+/* Some frame that a program has, by @random. */
+bool flex_frames_pick(unsigned long random, flex_range_t *range);
 /* Frames that are protected but that no program owns: handed out first by the next ALLOC. */
 void flex_frames_add_spare(flex_range_t range);
 bool flex_frames_take_spare(unsigned int max_order, flex_range_t *range);
@@ -115,8 +124,19 @@ void flex_memory_exit(void);
 s64 flex_memory_alloc(struct flex_rpc_slot *slot);
 s64 flex_memory_give_back(struct flex_rpc_slot *slot);
 s64 flex_memory_load(struct flex_rpc_slot *slot, struct file *file);
+/* Protects one page that is marked lent, or recalls one range that is claimed. With flex_recall_lock. */
+int flex_memory_protect_one(flex_range_t range);
+int flex_memory_recall_one(flex_range_t range);
+/* Guards recalls, and the list that protect_one and recall_one use. */
+extern struct mutex flex_recall_lock;
 /* After the program's end: recalls what can be recalled, keeps the rest as spare. */
 void flex_memory_collect(void);
+
+/* ---- move.c: one given frame back, its content elsewhere ---- */
+
+extern const struct movable_operations flex_movable_operations;
+/* Moves @count frames picked at random to fresh pages; returns how many could be moved, or an error when none. */
+long flex_move_some(unsigned long count);
 
 /* ---- stats.c: what the driver's own work costs ---- */
 
@@ -129,6 +149,10 @@ enum flex_counter {
 	FLEX_COUNT_FREE_NS,	/* giving pages back to the allocator */
 	FLEX_COUNT_READ_NS,	/* reading files into frames */
 	FLEX_COUNT_READ_BYTES,
+	FLEX_COUNT_MOVED,	/* frames moved */
+	FLEX_COUNT_MOVED_BY_LINUX, /* of them because Linux wanted the page (compaction and the like) */
+	FLEX_COUNT_MOVES_REFUSED,
+	FLEX_COUNT_MOVE_NS,
 	FLEX_COUNTERS
 };
 

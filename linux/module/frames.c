@@ -13,11 +13,13 @@
  */
 #include <linux/bitmap.h>
 #include <linux/log2.h>
+#include <linux/migrate.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/mutex.h>
 #include <linux/page-flags.h>
+#include <linux/pagemap.h>
 #include <linux/vmalloc.h>
 
 #include "flexserve.h"
@@ -74,6 +76,22 @@ unsigned long flex_frames_spare(void)
 
 /* ---- chunks of pages ---- */
 
+/* Only a chunk of one page can be moved by Linux: the others lie in blocks that compaction need not make. */
+static bool is_movable(unsigned int order)
+{
+	return order == 0;
+}
+
+static void mark_movable(struct page *page, bool movable)
+{
+	lock_page(page);
+	if (movable)
+		__SetPageMovable(page, &flex_movable_operations);
+	else if (__PageMovable(page))
+		__ClearPageMovable(page);
+	unlock_page(page);
+}
+
 static bool linux_can_spare(unsigned long pages)
 {
 	return si_mem_available() > (long)(pages + (reserve_mib << (20 - PAGE_SHIFT)));
@@ -81,7 +99,7 @@ static bool linux_can_spare(unsigned long pages)
 
 struct page *flex_chunk_alloc(unsigned int wanted_order, bool file_pages, unsigned int *order)
 {
-	/* Unmovable: compaction must not try to copy what it cannot read. */
+	/* Unmovable but for single pages: what compaction wants to have of those, move.c brings elsewhere. */
 	const gfp_t light = (GFP_HIGHUSER | __GFP_NOMEMALLOC | __GFP_NOWARN) & ~__GFP_RECLAIM;
 	const gfp_t hard = GFP_HIGHUSER | __GFP_NOMEMALLOC | __GFP_NOWARN | __GFP_NORETRY;
 	int o = min3(wanted_order, READ_ONCE(max_order), (unsigned int)FLEX_CHUNK_ORDER_MAX);
@@ -93,7 +111,7 @@ struct page *flex_chunk_alloc(unsigned int wanted_order, bool file_pages, unsign
 		o--;
 	/* Orders the allocator calls costly are taken only when they lie ready: compacting for them is not cheap. */
 	for (; o >= 0 && !page; o--) {
-		page = alloc_pages(o > PAGE_ALLOC_COSTLY_ORDER ? light : hard, o);
+		page = alloc_pages((o > PAGE_ALLOC_COSTLY_ORDER ? light : hard) | (is_movable(o) ? __GFP_MOVABLE : 0), o);
 		if (page)
 			*order = o;
 	}
@@ -140,6 +158,13 @@ static void mark_offline(unsigned long frame, unsigned long count, bool offline)
 
 void flex_frames_lend(flex_range_t range)
 {
+	if (is_movable(flex_range_order(range)))
+		mark_movable(pfn_to_page(PHYS_PFN(range)), true);
+	flex_frames_lend_marked(range);
+}
+
+void flex_frames_lend_marked(flex_range_t range)
+{
 	unsigned long frame = frame_of(range), count = frames_in(range);
 
 	/* Readers of /proc/kcore look at the mark and then at the page: wait until the ones under way are through. */
@@ -155,7 +180,7 @@ void flex_frames_lend(flex_range_t range)
 }
 
 /* Forgets a range that is wholly Linux' again and was never split by flex_frames_free(). */
-void flex_frames_unlend(flex_range_t range)
+void flex_frames_unlend_marked(flex_range_t range)
 {
 	unsigned long frame = frame_of(range), count = frames_in(range);
 
@@ -166,6 +191,13 @@ void flex_frames_unlend(flex_range_t range)
 	lent_count -= count;
 	mutex_unlock(&frames_lock);
 	mark_offline(frame, count, false);
+}
+
+void flex_frames_unlend(flex_range_t range)
+{
+	flex_frames_unlend_marked(range);
+	if (is_movable(flex_range_order(range)))
+		mark_movable(pfn_to_page(PHYS_PFN(range)), false);
 }
 
 static bool range_is_sound(flex_range_t range)
@@ -242,10 +274,52 @@ static unsigned int detach_piece(unsigned long frame, unsigned long left)
 	return 0;
 }
 
+void flex_frames_forget_page(struct page *page)
+{
+	unsigned long frame = page_to_pfn(page) - first_pfn;
+
+	mark_offline(frame, 1, false);
+	mutex_lock(&frames_lock);
+	detach_piece(frame, 1);
+	mutex_unlock(&frames_lock);
+}
+
+bool flex_frames_is_lent_page(struct page *page)
+{
+	unsigned long frame = page_to_pfn(page) - first_pfn;
+	bool lent_alone;
+
+	mutex_lock(&frames_lock);
+	lent_alone = frame < frame_count && test_bit(frame, lent) && !test_bit(frame, spare) && test_bit(frame, head) &&
+		     !page_private(page);
+	mutex_unlock(&frames_lock);
+	return lent_alone;
+}
+
+bool flex_frames_pick(unsigned long random, flex_range_t *range)
+{
+	unsigned long frame, start = random % frame_count;
+
+	mutex_lock(&frames_lock);
+	frame = find_next_andnot_bit(lent, spare, frame_count, start);
+	if (frame >= frame_count)
+		frame = find_next_andnot_bit(lent, spare, frame_count, 0);
+	mutex_unlock(&frames_lock);
+	*range = FLEX_RANGE(PFN_PHYS(first_pfn + frame), 0);
+	return frame < frame_count;
+}
+
 void flex_frames_free(flex_range_t range)
 {
-	unsigned long frame = frame_of(range), left = frames_in(range);
+	unsigned long frame = frame_of(range), left = frames_in(range), i;
 
+	/* Before the lock: whoever moves a page holds it while he takes ours. */
+	for (i = 0; i < left; i++) {
+		struct page *page = pfn_to_page(first_pfn + frame + i);
+
+		if (__PageMovable(page))
+			mark_movable(page, false);
+	}
 	mark_offline(frame, left, false);
 	mutex_lock(&frames_lock);
 	while (left) {

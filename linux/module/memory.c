@@ -27,7 +27,7 @@ static_assert(PAGE_SIZE == FLEX_FRAME_SIZE, "a page is a frame");
 
 /* Recalling must never have to allocate. Each is a page of its own. */
 static flex_range_t *recall_list, *single_list;
-static DEFINE_MUTEX(recall_lock);
+DEFINE_MUTEX(flex_recall_lock);
 
 int flex_memory_init(void)
 {
@@ -63,6 +63,20 @@ static int call_with_list(u64 call, const flex_range_t *list, unsigned int count
 	if (refused)
 		*refused = res.a1;
 	return flex_errno(res.a0);
+}
+
+int flex_memory_protect_one(flex_range_t range)
+{
+	lockdep_assert_held(&flex_recall_lock);
+	single_list[0] = range;
+	return call_with_list(FLEX_HVC_PROTECT, single_list, 1, NULL);
+}
+
+int flex_memory_recall_one(flex_range_t range)
+{
+	lockdep_assert_held(&flex_recall_lock);
+	single_list[0] = range;
+	return call_with_list(FLEX_HVC_RECALL, single_list, 1, NULL);
 }
 
 /* ---- a request's ranges ---- */
@@ -383,10 +397,8 @@ static void free_recalled(flex_range_t range)
 
 static int recall_claimed_one(flex_range_t range)
 {
-	int ret;
+	int ret = flex_memory_recall_one(range);
 
-	single_list[0] = range;
-	ret = call_with_list(FLEX_HVC_RECALL, single_list, 1, NULL);
 	if (ret)
 		flex_frames_unclaim(range);
 	else
@@ -425,7 +437,7 @@ s64 flex_memory_give_back(struct flex_rpc_slot *slot)
 
 	if (!count || count > FLEX_RPC_DATA_BYTES / sizeof(flex_range_t))
 		return -EINVAL;
-	mutex_lock(&recall_lock);
+	mutex_lock(&flex_recall_lock);
 	while (next < count) {
 		unsigned int n = 0;
 		int failed;
@@ -447,7 +459,7 @@ s64 flex_memory_give_back(struct flex_rpc_slot *slot)
 			ret = failed;
 		cond_resched();
 	}
-	mutex_unlock(&recall_lock);
+	mutex_unlock(&flex_recall_lock);
 	pr_debug("give back of %llu ranges: %lld\n", count, ret);
 	return ret;
 }
@@ -464,7 +476,7 @@ void flex_memory_collect(void)
 	unsigned long frame = 0;
 	flex_range_t range;
 
-	mutex_lock(&recall_lock);
+	mutex_lock(&flex_recall_lock);
 	while (flex_frames_next_lent(&frame, 9, &range)) {
 		u64 at, end;
 
@@ -481,5 +493,5 @@ void flex_memory_collect(void)
 			cond_resched();
 		}
 	}
-	mutex_unlock(&recall_lock);
+	mutex_unlock(&flex_recall_lock);
 }

@@ -97,6 +97,7 @@ FLEX_STAT_ATTRIBUTE(tos, switch_total_ns, FLEX_TOS_STAT_SWITCH_TOTAL_NS);
 FLEX_STAT_ATTRIBUTE(tos, switches_over_100us, FLEX_TOS_STAT_SWITCHES_OVER_100US);
 FLEX_STAT_ATTRIBUTE(tos, npu_held, FLEX_TOS_STAT_NPU_HELD);
 FLEX_STAT_ATTRIBUTE(tos, npu_revoked, FLEX_TOS_STAT_NPU_REVOKED);
+FLEX_STAT_ATTRIBUTE(tos, frames_moved, FLEX_TOS_STAT_FRAMES_MOVED);
 
 static struct attribute *tos_attributes[] = {
 	&tos_lends.attribute.attr,	     &tos_interrupted.attribute.attr,
@@ -108,7 +109,7 @@ static struct attribute *tos_attributes[] = {
 	&tos_program_starts.attribute.attr,  &tos_switches.attribute.attr,
 	&tos_switch_total_ns.attribute.attr, &tos_switches_over_100us.attribute.attr,
 	&tos_npu_held.attribute.attr,	     &tos_npu_revoked.attribute.attr,
-	NULL,
+	&tos_frames_moved.attribute.attr,    NULL,
 };
 
 static atomic64_t counters[FLEX_COUNTERS];
@@ -131,6 +132,10 @@ FLEX_STAT_ATTRIBUTE(cost, recall_lists, FLEX_COUNT_RECALL_LISTS);
 FLEX_STAT_ATTRIBUTE(cost, free_ns, FLEX_COUNT_FREE_NS);
 FLEX_STAT_ATTRIBUTE(cost, read_ns, FLEX_COUNT_READ_NS);
 FLEX_STAT_ATTRIBUTE(cost, read_bytes, FLEX_COUNT_READ_BYTES);
+FLEX_STAT_ATTRIBUTE(cost, moved_frames, FLEX_COUNT_MOVED);
+FLEX_STAT_ATTRIBUTE(cost, moved_by_linux, FLEX_COUNT_MOVED_BY_LINUX);
+FLEX_STAT_ATTRIBUTE(cost, moves_refused, FLEX_COUNT_MOVES_REFUSED);
+FLEX_STAT_ATTRIBUTE(cost, move_ns, FLEX_COUNT_MOVE_NS);
 
 #define FLEX_EMPTY_CALLS 101
 
@@ -180,7 +185,8 @@ static struct attribute *cost_attributes[] = {
 	&cost_alloc_ns.attribute.attr,	   &cost_protect_ns.attribute.attr,   &cost_protect_lists.attribute.attr,
 	&cost_recall_ns.attribute.attr,	   &cost_recall_lists.attribute.attr, &cost_free_ns.attribute.attr,
 	&cost_read_ns.attribute.attr,	   &cost_read_bytes.attribute.attr,   &dev_attr_empty_monitor_call_ns.attr,
-	&dev_attr_empty_secure_call_ns.attr, NULL,
+	&dev_attr_empty_secure_call_ns.attr, &cost_moved_frames.attribute.attr, &cost_moved_by_linux.attribute.attr,
+	&cost_moves_refused.attribute.attr, &cost_move_ns.attribute.attr, NULL,
 };
 
 /* Bytes that the secure world has at the moment. */
@@ -232,8 +238,20 @@ static ssize_t program_store(struct device *device, struct device_attribute *att
 }
 static DEVICE_ATTR_RW(program);
 
+/* Write: moves that many frames, picked at random, to other pages; their old pages are Linux' again. For tests and for the curious. */
+static ssize_t move_frames_store(struct device *device, struct device_attribute *attribute, const char *buffer, size_t count)
+{
+	unsigned long frames;
+	long ret = kstrtoul(buffer, 0, &frames);
+
+	if (!ret)
+		ret = flex_move_some(frames);
+	return ret < 0 ? ret : count;
+}
+static DEVICE_ATTR_WO(move_frames);
+
 static struct attribute *driver_attributes[] = {
-	&dev_attr_lent_bytes.attr, &dev_attr_spare_bytes.attr, &dev_attr_reclaim.attr, &dev_attr_program.attr, NULL,
+	&dev_attr_move_frames.attr, &dev_attr_lent_bytes.attr, &dev_attr_spare_bytes.attr, &dev_attr_reclaim.attr, &dev_attr_program.attr, NULL,
 };
 
 static const struct attribute_group driver_group = { .attrs = driver_attributes };

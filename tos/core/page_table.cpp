@@ -149,6 +149,32 @@ PageTable::Leaf PageTable::lookup(u64 va) const {
     return first(va, va + 1, &entry);
 }
 
+PageTable::Leaf PageTable::find_physical(u64 page) const {
+    const u64* entries1 = pool_->at(root_);
+    for (u64 i = 0; i < kEntries; i++) {
+        if (!is_table(entries1[i])) continue;
+        const u64* entries2 = pool_->at(address_of(entries1[i]));
+        for (u64 k = 0; k < kEntries; k++) {
+            const u64 va = i * kGigabyte + k * kBlockBytes, entry = entries2[k];
+            if (is_block(entry) && page - address_of(entry) < kBlockBytes)
+                return {va, address_of(entry), kBlockBytes, entry & leaf::kAttributeMask};
+            if (!is_table(entry)) continue;
+            const u64* entries3 = pool_->at(address_of(entry));
+            for (u64 j = 0; j < kEntries; j++) {
+                if ((entries3[j] & kValid) != 0 && address_of(entries3[j]) == page)
+                    return {va + j * kPageBytes, page, kPageBytes, entries3[j] & leaf::kAttributeMask};
+            }
+        }
+    }
+    return {};
+}
+
+void PageTable::pin(u64 va, u64 end) {
+    u64* entry = nullptr;
+    for (Leaf leaf = first(va, end, &entry); leaf.bytes != 0; leaf = first(leaf.va + leaf.bytes, end, &entry))
+        write_entry(entry, *entry | leaf::kPinned);
+}
+
 /* Break before make (Arm ARM D8.16): a thread that runs into the gap faults and finds the entry on its retry.
  */
 bool PageTable::split(u64 va, u64* block) {
@@ -195,7 +221,8 @@ bool PageTable::protect(u64 va, u64 end, u64 attributes) {
         }
         /* Only permissions change, so no break is needed (D8.16.1). Which world a frame is in never changes.
          */
-        const u64 bits = (attributes & ~leaf::kNonSecure) | (leaf.attributes & leaf::kNonSecure);
+        constexpr u64 kKept = leaf::kNonSecure | leaf::kPinned;
+        const u64 bits = (attributes & ~kKept) | (leaf.attributes & kKept);
         write_entry(entry, leaf.physical | bits | (leaf.bytes == kBlockBytes ? kBlock : kPage));
         changed = true;
         at = leaf.va + leaf.bytes;

@@ -8,6 +8,7 @@
 #include "kernel/exception.hpp"
 #include "kernel/memory_job.hpp"
 #include "kernel/npu.hpp"
+#include "kernel/move.hpp"
 #include "kernel/random.hpp"
 #include "kernel/scheduler.hpp"
 
@@ -113,6 +114,8 @@ CallResult statistic(u64 which) {
         return {FLEX_OK, s.npu_held};
     case FLEX_TOS_STAT_NPU_REVOKED:
         return {FLEX_OK, s.npu_revoked};
+    case FLEX_TOS_STAT_FRAMES_MOVED:
+        return {FLEX_OK, s.moved};
     case FLEX_TOS_STAT_PROGRAM_STARTS:
         return {FLEX_OK, s.starts};
     default:
@@ -141,6 +144,10 @@ CallResult call(u64 function, u64 x1, u64 x2, u64 x3) {
         return recall_npu(x1);
     case FLEX_TOS_STAT:
         return statistic(x1);
+    case FLEX_TOS_MOVE: {
+        Locked lock;
+        return {move_frame(x1, x2)};
+    }
     case FLEX_TOS_BOOT:
         return boot(x1, x2, x3);
     case FLEX_TOS_QUIESCE:

@@ -86,6 +86,7 @@ constexpr SmcAction filter_smc(u32 function) {
     case FLEX_TOS_STOP:
     case FLEX_TOS_RECLAIM:
     case FLEX_TOS_NPU_RECALL:
+    case FLEX_TOS_MOVE:
     case FLEX_TOS_STAT:
     case FLEX_TOS_LEND:
         return SmcAction::Forward;
