@@ -3,6 +3,7 @@
 #include "linux/agent/device.h"
 #include "linux/agent/hostile.h"
 #include "linux/agent/log.h"
+#include "linux/agent/pressure.h"
 #include "linux/agent/server.h"
 #include "linux/agent/supervisor.h"
 
@@ -47,6 +48,7 @@ public:
             device_.stop();
             std::thread([this] { supervisor_.run(); }).detach();
         }
+        std::thread([this] { watch_pressure("/proc/pressure/memory", "/sys/class/misc/flexserve", log_); }).detach();
         if (options_.control_port) serve_control_port(options_.control_port);
         for (auto& worker : workers) worker.join();
     }

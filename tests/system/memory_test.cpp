@@ -1,4 +1,5 @@
 // Memory goes to and fro between Linux and the secure world, and runs out.
+#include <atomic>
 #include <iostream>
 #include <sstream>
 #include <thread>
@@ -66,6 +67,47 @@ TEST_F(MemoryTest, a_model_that_went_leaves_little_behind) {
     const std::uint64_t weights = std::filesystem::file_size(target().model_file()) / 4096;
     EXPECT_TRUE(wait_until([&] { return held() <= before + weights / 4; }))
         << before << " frames were held before, " << held() << " are now; the weights have " << weights;
+}
+
+/// What Linux and the monitor count, together: a frame that is lent is not NORMAL, all others are.
+void expect_every_frame_accounted_for() {
+    std::uint64_t all = 0;
+    for (const char* state : {"reserved", "normal", "shared", "claimed", "flex", "adopted", "released"})
+        all += target().stat("monitor/frames_" + std::string(state));
+    const std::uint64_t normal = target().stat("monitor/frames_normal") + target().stat("monitor/frames_shared") +
+                               target().stat("monitor/frames_reserved");
+    const std::uint64_t lent = target().stat("lent_bytes") / 4096;
+    EXPECT_EQ(normal + lent, all) << "frames that are neither Linux' nor lent";
+}
+
+TEST_F(MemoryTest, an_answer_stays_the_same_while_its_frames_are_moved_under_it) {
+    const std::uint64_t before = target().stat("tos/frames_moved");
+    std::atomic<bool> done = false;
+    std::thread mover([&] {
+        for (int i = 0; i < 200 && !done; ++i) target().exec("echo 100 > /sys/class/misc/flexserve/move_frames; true", 30s);
+    });
+    for (int i = 0; i < 5; ++i) expect_unharmed();
+    done = true;
+    mover.join();
+    EXPECT_GT(target().stat("tos/frames_moved") - before, 100u) << "nothing was moved: " << target().stat("cost/moves_refused") << " refused";
+    expect_every_frame_accounted_for();
+}
+
+TEST_F(MemoryTest, compaction_moves_what_the_secure_world_has) {
+    ASSERT_TRUE(target().drop_models());
+    // Single pages, as Linux gives them when its memory is in pieces; then most of what lies between them goes.
+    const std::string parameter = "/sys/module/flexserve/parameters/max_order";
+    const std::string order = target().exec("cat " + parameter);
+    target().exec("echo 0 > " + parameter + "; mkdir -p /run/fill; mount -t tmpfs -o size=100% tmpfs /run/fill; n=$(awk "
+                  "'/^MemAvailable/{print int($2/1024)-200}' /proc/meminfo); dd if=/dev/zero of=/run/fill/file bs=1M count=$n 2>/dev/null; true", 90s);
+    expect_unharmed();
+    const std::uint64_t before = target().stat("cost/moved_by_linux");
+    target().exec("echo 2000 > /sys/class/misc/flexserve/move_frames; rm /run/fill/file; umount /run/fill; for i in 1 2 3; do echo 1 > "
+                  "/proc/sys/vm/compact_memory; done; echo " + order.substr(0, order.find('\n')) + " > " + parameter, 90s);
+    EXPECT_GT(target().stat("cost/moved_by_linux"), before);
+    expect_unharmed();
+    expect_every_frame_accounted_for();
+    EXPECT_EQ(target().exec("dmesg | grep -cE 'WARNING|BUG|Oops' || true").substr(0, 1), "0");
 }
 
 TEST_F(MemoryTest, no_memory_left_in_linux_costs_at_most_the_request) {

@@ -105,6 +105,33 @@ TEST(PageTable, protect_changes_permissions_but_never_the_world) {
     EXPECT_EQ(t.table.lookup(2 * kGigabyte).attributes, leaf::user(5, false));
 }
 
+TEST(PageTable, finds_what_leads_to_a_physical_page) {
+    Tables t;
+    ASSERT_TRUE(t.table.map(kGigabyte, 0x80000000, 2 * kBlockBytes, kData));
+    ASSERT_TRUE(t.table.map(5 * kGigabyte + 3 * kPageBytes, 0x90003000, 4 * kPageBytes, kData));
+    EXPECT_EQ(t.table.find_physical(0x80000000 + kBlockBytes + 7 * kPageBytes).va, kGigabyte + kBlockBytes);
+    EXPECT_EQ(t.table.find_physical(0x80000000 + kBlockBytes + 7 * kPageBytes).bytes, kBlockBytes);
+    EXPECT_EQ(t.table.find_physical(0x90005000).va, 5 * kGigabyte + 5 * kPageBytes);
+    EXPECT_EQ(t.table.find_physical(0x90005000).bytes, kPageBytes);
+    EXPECT_EQ(t.table.find_physical(0x90007000).bytes, 0);
+    EXPECT_EQ(t.table.find_physical(0x80000000 - kPageBytes).bytes, 0);
+    EXPECT_EQ(t.table.find_physical(0).bytes, 0);
+}
+
+TEST(PageTable, a_pinned_page_stays_marked_through_splits_and_changes_of_permission) {
+    Tables t;
+    ASSERT_TRUE(t.table.map(kGigabyte, 0x80000000, kBlockBytes, kData));
+    ASSERT_TRUE(t.table.map(2 * kGigabyte, 0x90000000, 2 * kPageBytes, kData));
+    t.table.pin(kGigabyte, kGigabyte + kPageBytes);
+    t.table.pin(2 * kGigabyte, 2 * kGigabyte + kPageBytes);
+    ASSERT_TRUE(t.table.protect(kGigabyte + kPageBytes, kGigabyte + 2 * kPageBytes, kData | leaf::kReadOnly));
+    EXPECT_NE(t.table.lookup(kGigabyte + kPageBytes).attributes & leaf::kPinned, 0)
+        << "of a block, all is pinned";
+    EXPECT_NE(t.table.lookup(kGigabyte + kPageBytes).attributes & leaf::kReadOnly, 0);
+    EXPECT_NE(t.table.lookup(2 * kGigabyte).attributes & leaf::kPinned, 0);
+    EXPECT_EQ(t.table.lookup(2 * kGigabyte + kPageBytes).attributes & leaf::kPinned, 0);
+}
+
 TEST(PageTable, user_leaves_are_never_executable_by_the_kernel) {
     for (u8 protection = 0; protection < 8; protection++) {
         const u64 bits = leaf::user(protection, true);
