@@ -18,6 +18,9 @@
 #ifdef FLEX_HAS_SYNTH
 #include "cli/synth.h"
 #endif
+#ifdef FLEX_HAS_SIM
+#include "cli/sim.h"
+#endif
 #ifdef FLEX_HAS_BENCH
 #include "cli/bench.h"
 #endif
@@ -66,6 +69,9 @@ int run(int argc, char** argv) {
 #endif
 #ifdef FLEX_HAS_SYNTH
     register_synth(app);
+#endif
+#ifdef FLEX_HAS_SIM
+    register_sim(app);
 #endif
 #ifdef FLEX_HAS_BENCH
     register_bench(app);

@@ -63,9 +63,8 @@ void rank_model(std::uint32_t index, const ModelView& model, bool hot, double we
         const double waits = model.pinned ? 1 : waiting(model, total, bandwidth, unit.offset);
         unit.value = weight * (waits > 0 ? waits : 1) / bandwidth;
         unit.tier = model.pinned ? Tier::kPinned
-                    : waits == 0 ? Tier::kHidden
-                    : hot        ? Tier::kHot
-                                 : Tier::kCold;
+                    : waits > 0  ? (hot ? Tier::kHot : Tier::kCold)
+                                 : (hot ? Tier::kHotHidden : Tier::kColdHidden);
         units.push_back(unit);
     }
 }

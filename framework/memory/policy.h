@@ -68,13 +68,15 @@ struct MemoryView {
     std::span<const SessionView> sessions{};
 };
 
-/// Most worth keeping first.
+/// Most worth keeping first. "Hidden" is what arrives in time when it is brought in while the earlier stages
+/// compute.
 enum class Tier : std::uint8_t {
     kPinned,
-    kHot,     ///< of a hot model, what computing does not hide
-    kSession, ///< idle conversations
-    kCold,    ///< of the other models, what computing does not hide
-    kHidden,  ///< of any model, what arrives in time when it is brought in while the earlier stages compute
+    kHot,        ///< of a hot model, what computing does not hide: its budget
+    kHotHidden,  ///< the rest of hot models
+    kSession,    ///< idle conversations
+    kCold,       ///< of the other models, what computing does not hide
+    kColdHidden, ///< the rest of them
 };
 
 /// What is kept or goes as a whole.

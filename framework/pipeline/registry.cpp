@@ -114,12 +114,27 @@ Status Registry::add_kv(ServedModel& served) {
     return {};
 }
 
-/// open_mutex_ is held.
+namespace {
+
+/// The registry's lock is held.
+std::shared_ptr<ServedModel> pinned(std::shared_ptr<ServedModel> model) {
+    ServedModel* raw = model.get();
+    raw->users.fetch_add(1, std::memory_order_relaxed);
+    return {raw, [model = std::move(model)](ServedModel* served) mutable {
+                served->users.fetch_sub(1, std::memory_order_release);
+                model.reset();
+            }};
+}
+
+} // namespace
+
+/// open_mutex_ is held. What it returns is pinned.
 Result<std::shared_ptr<ServedModel>> Registry::get_or_open(const std::string& name) {
     std::shared_ptr<ServedModel> model;
     {
         const std::lock_guard lock(mutex_);
-        if (const auto found = models_.find(name); found != models_.end()) model = found->second.model;
+        if (const auto found = models_.find(name); found != models_.end())
+            model = pinned(found->second.model);
     }
     const bool damaged = model && model->weights->damaged(); // the file may have been mended since
     if (model && !damaged && !model->weights->may_be_outdated()) return model;
@@ -132,8 +147,9 @@ Result<std::shared_ptr<ServedModel>> Registry::get_or_open(const std::string& na
         forget(old->second, taken);
         models_.erase(old);
     }
-    if (opened) models_[name].model = *opened;
-    return opened;
+    if (!opened) return opened;
+    models_[name].model = *opened;
+    return pinned(*opened);
 }
 
 Result<std::shared_ptr<ServedModel>> Registry::get(const std::string& name) {

@@ -1,6 +1,7 @@
 // The models this program serves: what is in the store, what is in memory.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <memory>
@@ -37,6 +38,10 @@ struct ServedModel {
     std::unique_ptr<Conversations> conversations;
     std::shared_ptr<ModelUse> use; ///< whoever computes a prompt notes it here
     std::uint32_t context = 0;     ///< tokens per session
+    /// Pointers that Registry::get() gave and that are still held. Raised only under the registry's lock, so
+    /// who sees 0 under it has the model to itself.
+    std::atomic<std::uint32_t> users{0};
+    [[nodiscard]] bool in_use() const { return users.load(std::memory_order_acquire) != 0; }
 };
 
 struct RegistryOptions {

@@ -25,7 +25,7 @@ struct Registry::Snapshot {
     [[nodiscard]] bool any_pinned() const { return std::ranges::any_of(models, &memory::ModelView::pinned); }
 };
 
-/// mutex_ is held: pointers to models are copied only under it, so what nobody else holds is nobody's.
+/// mutex_ is held, so nobody comes to use a model that nobody uses.
 Registry::Snapshot Registry::snapshot() const {
     Snapshot out;
     out.uses.reserve(models_.size()); // the views point into it
@@ -36,7 +36,7 @@ Registry::Snapshot Registry::snapshot() const {
         memory::ModelView model;
         model.stages = weights.stage_bytes();
         model.resident = weights.stages_held();
-        model.pinned = entry.model.use_count() > 1;
+        model.pinned = entry.model->in_use();
         model.next = entry.expected;
         model.recent = use.recent;
         model.count = use.history.count();
@@ -88,7 +88,7 @@ std::uint64_t Registry::close_idle(Taken& taken) {
     auto victim = models_.end();
     for (auto entry = models_.begin(); entry != models_.end(); ++entry) {
         const auto& model = entry->second.model;
-        const bool idle = model.use_count() == 1 && model->weights->quiet();
+        const bool idle = !model->in_use() && model->weights->quiet();
         if (idle && (victim == models_.end() || entry->second.last_use < victim->second.last_use))
             victim = entry;
     }
@@ -173,8 +173,8 @@ std::vector<ModelStatus> Registry::status() const {
         const LoadedModel& weights = *entry.model->weights;
         const std::chrono::duration<double> idle = Clock::now() - entry.last_use;
         all.push_back({name, weights.info().kind, weights.info().version, weights.info().bytes,
-                       weights.bytes_loaded(), entry.model->context, entry.model.use_count() > 1,
-                       idle.count(), weights.model().stages(), weights.stages_loaded(), hot[all.size()],
+                       weights.bytes_loaded(), entry.model->context, entry.model->in_use(), idle.count(),
+                       weights.model().stages(), weights.stages_loaded(), hot[all.size()],
                        entry.model->conversations->idle()});
     }
     return all;

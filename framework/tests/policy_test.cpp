@@ -111,6 +111,18 @@ TEST(Target, prefers_what_more_requests_wait_for) {
     EXPECT_EQ(target({models, {}}, kOptions, 16 * kGB).stages, (std::vector<std::uint32_t>{8, 8}));
 }
 
+TEST(Target, fills_what_every_hot_model_needs_before_what_computing_hides) {
+    const ModelOfGigabytes m(8);
+    const std::uint32_t prompts[] = {300}; // 2 GB of 8 are needed
+    SessionView session{kGB, 0, 1, false};
+    const ModelView models[] = {m.view(70, prompts), m.view(30, prompts)};
+    const MemoryView view{models, std::span(&session, 1)};
+    EXPECT_EQ(target(view, kOptions, 4 * kGB).stages, (std::vector<std::uint32_t>{2, 2}));
+    EXPECT_EQ(target(view, kOptions, 10 * kGB).stages, (std::vector<std::uint32_t>{8, 2}));
+    EXPECT_FALSE(target(view, kOptions, 16 * kGB).sessions[0]);
+    EXPECT_TRUE(target(view, kOptions, 17 * kGB).sessions[0]);
+}
+
 TEST(Target, weighs_recent_use_more_than_old) {
     const ModelOfGigabytes m(4);
     ModelView models[] = {m.view(10), m.view(30)};
@@ -132,7 +144,7 @@ TEST(Target, always_has_room_for_what_is_pinned) {
     EXPECT_EQ(target({models, {}}, kOptions, 5 * kGB).stages, (std::vector<std::uint32_t>{1, 4}));
 }
 
-TEST(Victims, are_hidden_tails_then_cold_tails_then_idle_sessions_then_hot_tails) {
+TEST(Victims, are_cold_tails_then_idle_sessions_then_hot_tails) {
     const ModelOfGigabytes m(2);
     const std::uint32_t prompts[] = {50}; // 1 GB of the 2 is hidden
     ModelView models[] = {m.view(75, prompts), m.view(20, prompts), m.view(5)};
@@ -145,8 +157,9 @@ TEST(Victims, are_hidden_tails_then_cold_tails_then_idle_sessions_then_hot_tails
                                         : "model " + std::to_string(step.index) + " keeps " +
                                               std::to_string(step.stages));
     }
-    EXPECT_EQ(order, (std::vector<std::string>{"model 1 keeps 1", "model 0 keeps 1", "model 2 keeps 1",
-                                               "model 2 keeps 0", "model 1 keeps 0", "session 0", "session 1",
+    // Of the cold ones first what computing hides, of the hot one too.
+    EXPECT_EQ(order, (std::vector<std::string>{"model 1 keeps 1", "model 2 keeps 1", "model 2 keeps 0",
+                                               "model 1 keeps 0", "session 0", "session 1", "model 0 keeps 1",
                                                "model 0 keeps 0"}));
 }
 
