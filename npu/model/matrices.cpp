@@ -57,7 +57,10 @@ Outcome Execution::matmul(const flex_npu_command& c) {
     const std::uint64_t panel_and_products =
         panel_bytes(c.columns) + 2 * most * kPanelRows * sizeof(float) + 2 * 64;
     const std::uint64_t fair = p.panels / (std::uint64_t{4} * m_.cores.threads());
-    p.panels_a_tile = std::clamp<std::uint64_t>(std::min(fair, Sram::kCoreBytes / panel_and_products), 1, 4);
+    // Few tokens: the memory is the limit, and one panel at a time stays in the host's nearest cache.
+    const std::uint64_t useful = c.count > 8 ? 4 : 1;
+    p.panels_a_tile =
+        std::clamp<std::uint64_t>(std::min(fair, Sram::kCoreBytes / panel_and_products), 1, useful);
     for (std::uint64_t first = 0; first < c.count; first += most) {
         const std::uint64_t tokens = std::min(most, c.count - first);
         FLEX_NPU_TRY(quantise(p, first, tokens));

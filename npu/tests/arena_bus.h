@@ -11,7 +11,7 @@
 
 namespace flex::npu::model::testing {
 
-class ArenaBus final : public BusMemory {
+class ArenaBus : public BusMemory {
 public:
     static constexpr std::uint64_t kBase = 0x4000'0000;
     static constexpr std::uint8_t kNone = 0, kReadOnly = 1, kWriteOnly = 2, kBoth = 3;

@@ -8,6 +8,7 @@
 #include "package/package.h"
 #include "port/files.h"
 #include "tokenizer/chat_form.h"
+#include "tests/fuzz/npu_input.h"
 #include "tokenizer/tests/toy_vocabulary.h"
 
 using namespace flex;
@@ -108,6 +109,75 @@ void texts() {
           R"({"model":"m","prompt":[1,2,3],"echo":true,"logprobs":3,"return_tokens":true,"n":1})");
 }
 
+flex_npu_command npu_command(std::uint32_t op) {
+    flex_npu_command c{};
+    c.op = op;
+    c.count = 3;
+    c.rows = 20;
+    c.columns = op == FLEX_NPU_ROPE ? 16 : 64;
+    c.heads = 4;
+    c.kv_heads = 2;
+    c.head_size = 32;
+    c.layers = 2;
+    c.block_bytes = 16 * FLEX_NPU_PAGE;
+    c.block_list = 2;
+    c.x = {0, 0, 0};
+    c.y = {0, 0, 0x4000};
+    c.z = {0, 0, 0x6000};
+    c.w = {0, 0, 0x8000};
+    if (op == FLEX_NPU_EMBED) c.x.offset = 0x14000;
+    if (op == FLEX_NPU_KV_STORE || op == FLEX_NPU_ATTENTION) {
+        c.w = {1, 0, 0};
+        c.u.rows_of = {0, 0, 0x14000};
+    }
+    if (op == FLEX_NPU_SIGNAL || op == FLEX_NPU_WAIT) c.u.fence = {1, 0};
+    return c;
+}
+
+void npu_inputs() {
+    const auto input = [](fuzz::NpuMode mode, std::span<const std::byte> content) {
+        std::vector<std::byte> bytes{static_cast<std::byte>(mode)};
+        bytes.insert(bytes.end(), content.begin(), content.end());
+        return bytes;
+    };
+    for (std::uint32_t op = FLEX_NPU_NOP; op <= FLEX_NPU_WAIT; ++op) {
+        for (std::uint16_t kind = 0; kind < 3; ++kind) { // of the cache; flags elsewhere
+            const bool cache = op == FLEX_NPU_KV_STORE || op == FLEX_NPU_ATTENTION;
+            if (!cache && kind > 0 && op != FLEX_NPU_MATMUL) continue;
+            flex_npu_command c = npu_command(op);
+            if (cache)
+                c.kv_type = kind;
+            else
+                c.flags = kind;
+            std::vector<std::byte> commands(1 + sizeof c);
+            std::memcpy(commands.data() + 1, &c, sizeof c);
+            const std::string name = std::to_string(op) + "-" + std::to_string(kind);
+            write("fuzz_npu/command-" + name, input(fuzz::NpuMode::kCommands, commands));
+            if (kind > 0) continue;
+            npu::model::testing::TestJob job;
+            job.regions = {{fuzz::NpuMemory::table(0), fuzz::kRegionBytes},
+                           {fuzz::NpuMemory::table(1), fuzz::kRegionBytes}};
+            job.commands = {c};
+            write("fuzz_npu/job-" + name, input(fuzz::NpuMode::kJob, job.bytes()));
+        }
+    }
+    const std::uint32_t words[] = {FLEX_NPU_ACCESS(1, FLEX_NPU_REG_SRAM_ADDRESS) | FLEX_NPU_ACCESS_WRITE, 64, 0,
+                                   FLEX_NPU_ACCESS(2, FLEX_NPU_REG_SRAM_DATA), 0, 0,
+                                   FLEX_NPU_ACCESS(3, FLEX_NPU_REG_SCRATCH) | FLEX_NPU_ACCESS_WRITE, 7, 0};
+    write("fuzz_npu/registers", input(fuzz::NpuMode::kRegisters, std::as_bytes(std::span(words))));
+    // Descriptors of 16 bytes, at 256 the available ring, at 512 the used one.
+    std::vector<std::byte> ring(600);
+    const auto put = [&](std::size_t at, auto value) { std::memcpy(ring.data() + at, &value, sizeof value); };
+    put(8, std::uint32_t{32});
+    put(12, std::uint16_t{1}); // next
+    put(14, std::uint16_t{1});
+    put(24, std::uint32_t{64});
+    put(28, std::uint16_t{2}); // written by the device
+    put(258, std::uint16_t{2});
+    put(262, std::uint16_t{1});
+    write("fuzz_npu/ring", input(fuzz::NpuMode::kRing, ring));
+}
+
 } // namespace
 
 int main(int count, char** arguments) {
@@ -120,5 +190,6 @@ int main(int count, char** arguments) {
     manifest();
     chat_form();
     texts();
+    npu_inputs();
     return 0;
 }
