@@ -99,6 +99,7 @@ std::vector<Attack> kernel_attacks() {
         kernel("virtio-mmio", 6, "looks for a virtio-mmio device, whose DMA the SMMU does not see"),
         kernel("gic-lpi", 7, "places the interrupt controller's LPI tables in protected memory"),
         kernel("pci-bars", 9, "lays one PCI device over another, and over what is no PCI window"),
+        kernel("move-frame", 12, "has the trusted OS move protected content to where it can be read", true),
         kernel("smmu", 8, "reaches for the SMMU's registers"),
         // First, with "adopted" first: false answers leave frames behind that are lent but taken by nobody, and handing those over once is
         // no attack.

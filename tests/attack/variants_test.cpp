@@ -28,6 +28,7 @@ constexpr Variant kVariants[] = {
     {"monitor", "pci_filter", "pci-bars"},        // devices answer wherever they are told to
     {"monitor", "fwcfg_hide", "fw-cfg"},          // fw_cfg is mapped
     {"tos", "adopt_check", "alloc-foreign"},      // frames are taken without a look at their state
+    {"tos", "move_check", "move-frame"},          // content moves to any frame
     {"tos", "shared_check", "shared-area"},       // any address is a shared area
     {"tos", "zero_on_release", "scan-reclaimed"}, // memory goes back as it is
     {"tos", "rpc_check", "alloc-malformed"},      // every answer is believed
