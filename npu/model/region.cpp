@@ -1,7 +1,8 @@
 #include "npu/model/region.h"
 
 #include <algorithm>
-#include <cstring>
+
+#include "npu/model/bus_copy.h"
 
 namespace flex::npu::model {
 
@@ -11,25 +12,11 @@ constexpr std::uint64_t kInPage = FLEX_NPU_PAGE - 1;
 
 } // namespace
 
-Outcome read_bus(BusMemory& memory, std::uint64_t address, void* to, std::size_t bytes) {
-    auto* out = static_cast<std::byte*>(to);
-    while (bytes > 0) {
-        const Window window = memory.open(address, bytes, Access::kRead);
-        if (window.status == Window::Status::kInterrupted) return {FLEX_NPU_ABORTED};
-        if (window.status == Window::Status::kRefused) return {FLEX_NPU_FAULT, address};
-        const std::size_t some = std::min(window.bytes, bytes);
-        std::memcpy(out, window.data, some);
-        memory.close();
-        out += some;
-        address += some;
-        bytes -= some;
-    }
-    return {};
-}
-
 Outcome Region::load(std::uint64_t address, std::unique_ptr<Table>& table) {
     auto fresh = std::make_unique<Table>();
-    FLEX_NPU_TRY(read_bus(memory_, address, fresh->data(), sizeof(Table)));
+    const Copied copied = copy_from_bus(memory_, address, fresh->data(), sizeof(Table));
+    if (copied.status == Copied::Status::kInterrupted) return {FLEX_NPU_ABORTED};
+    if (!copied.done()) return {FLEX_NPU_FAULT, copied.address};
     table = std::move(fresh);
     return {};
 }

@@ -10,9 +10,6 @@
 
 namespace flex::npu::model {
 
-/// Copies `bytes` from the bus, wherever windows end. No region takes part.
-Outcome read_bus(BusMemory& memory, std::uint64_t address, void* to, std::size_t bytes);
-
 class Region {
 public:
     /// A checked flex_npu_region: the table is aligned, bytes within its limits.

@@ -6,6 +6,8 @@
 
 namespace flex::npu::vhost_user {
 
+using model::Copied;
+
 namespace {
 
 void signal(const std::shared_ptr<Fd>& event) {
@@ -138,15 +140,11 @@ bool BackEnd::copy_job(Queue& queue, const Chain& chain, std::vector<std::byte>&
     job.resize(bytes);
     std::size_t at = 0;
     for (const Chain::Piece& piece : chain.in) {
-        switch (copy_from_bus(translations_, piece.address, job.data() + at, piece.bytes)) {
-        case Copied::kDone:
-            break;
-        case Copied::kRefused:
-            failure.status = FLEX_NPU_FAULT;
-            failure.address = piece.address;
-            return false;
-        case Copied::kInterrupted:
-            failure.status = FLEX_NPU_ABORTED;
+        const Copied copied = copy_from_bus(translations_, piece.address, job.data() + at, piece.bytes);
+        if (!copied.done()) {
+            const bool refused = copied.status == Copied::Status::kRefused;
+            failure.status = refused ? FLEX_NPU_FAULT : FLEX_NPU_ABORTED;
+            failure.address = copied.address;
             return false;
         }
         at += piece.bytes;
@@ -159,13 +157,13 @@ bool BackEnd::write_result(Queue& queue, const Chain& chain, const flex_npu_resu
     std::size_t at = 0;
     for (const Chain::Piece& piece : chain.out) {
         const std::size_t some = std::min<std::size_t>(piece.bytes, bytes.size() - at);
-        Copied copied = Copied::kInterrupted;
+        Copied copied{Copied::Status::kInterrupted};
         while (!queue.cancelled) {
             copied = copy_to_bus(translations_, piece.address, bytes.data() + at, some);
-            if (copied != Copied::kInterrupted) break;
+            if (copied.status != Copied::Status::kInterrupted) break;
             wait_for_reset();
         }
-        if (copied != Copied::kDone) return false;
+        if (!copied.done()) return false;
         at += some;
     }
     return true;

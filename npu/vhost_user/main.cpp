@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 
 #include "npu/vhost_user/back_end.h"
@@ -60,10 +61,11 @@ int main(int count, char** arguments) {
     app.add_option("--threads", options.cores, "cores of the NPU, threads of the host")
         ->check(CLI::Range(1, 64));
     CLI11_PARSE(app, count, arguments);
-    // An operation is a multiplication or an addition.
-    options.performance = {static_cast<std::uint32_t>(tops * 5e5),
-                           static_cast<std::uint32_t>(gigabytes * 1e3),
-                           static_cast<std::uint32_t>(launch_us * 1e3)};
+    // A limit that rounds to 0 must not become "no limit". An operation is a multiplication or an addition.
+    const auto limit = [](double value) {
+        return static_cast<std::uint32_t>(value > 0 ? std::max(value, 1.0) : 0);
+    };
+    options.performance = {limit(tops * 5e5), limit(gigabytes * 1e3), limit(launch_us * 1e3)};
 
     Fd connection = accept_one(path);
     if (!connection.valid()) return 1;

@@ -7,9 +7,8 @@
 
 namespace flex::npu::vhost_user {
 
-using model::Access;
 using model::BusMemory;
-using model::Window;
+using model::Copied;
 
 namespace {
 
@@ -26,38 +25,11 @@ struct UsedElement {
     std::uint32_t id, bytes;
 };
 
-Copied copy(BusMemory& memory, std::uint64_t address, std::byte* here, std::size_t bytes, Access access) {
-    while (bytes > 0) {
-        const Window window = memory.open(address, bytes, access);
-        if (window.status == Window::Status::kInterrupted) return Copied::kInterrupted;
-        if (window.status == Window::Status::kRefused) return Copied::kRefused;
-        const std::size_t some = std::min(window.bytes, bytes);
-        if (access == Access::kRead)
-            std::memcpy(here, window.data, some);
-        else
-            std::memcpy(window.data, here, some);
-        memory.close();
-        here += some;
-        address += some;
-        bytes -= some;
-    }
-    return Copied::kDone;
-}
-
-Ring::Status failure(Copied copied) {
-    return copied == Copied::kInterrupted ? Ring::Status::kInterrupted : Ring::Status::kBroken;
+Ring::Status failure(const Copied& copied) {
+    return copied.status == Copied::Status::kInterrupted ? Ring::Status::kInterrupted : Ring::Status::kBroken;
 }
 
 } // namespace
-
-Copied copy_from_bus(BusMemory& memory, std::uint64_t address, void* to, std::size_t bytes) {
-    return copy(memory, address, static_cast<std::byte*>(to), bytes, Access::kRead);
-}
-
-Copied copy_to_bus(BusMemory& memory, std::uint64_t address, const void* from, std::size_t bytes) {
-    return copy(memory, address, const_cast<std::byte*>(static_cast<const std::byte*>(from)), bytes,
-                Access::kWrite);
-}
 
 std::uint64_t Chain::bytes_of(const std::vector<Piece>& pieces) {
     std::uint64_t bytes = 0;
@@ -84,14 +56,14 @@ Ring::Status Ring::next(BusMemory& memory, Chain& chain) {
     if (!ready_) return Status::kBroken;
     std::uint16_t available = 0;
     Copied copied = copy_from_bus(memory, address_.available + 2, &available, sizeof available);
-    if (copied != Copied::kDone) return failure(copied);
+    if (!copied.done()) return failure(copied);
     const auto waiting = static_cast<std::uint16_t>(available - next_);
     if (waiting == 0) return Status::kEmpty;
     if (waiting > number_) return Status::kBroken;
     std::atomic_thread_fence(std::memory_order_acquire); // the index before what it announces
     const std::uint64_t slot = address_.available + 4 + 2 * (next_ % number_);
     copied = copy_from_bus(memory, slot, &chain.head, sizeof chain.head);
-    if (copied != Copied::kDone) return failure(copied);
+    if (!copied.done()) return failure(copied);
     if (chain.head >= number_) return Status::kBroken;
     const Status status = walk(memory, chain);
     if (status == Status::kChain || status == Status::kBadChain) ++next_;
@@ -106,7 +78,7 @@ Ring::Status Ring::walk(BusMemory& memory, Chain& chain) const {
     for (std::uint32_t i = 0; i < number_; ++i) {
         Descriptor d{};
         const Copied copied = copy_from_bus(memory, address_.descriptors + 16 * index, &d, sizeof d);
-        if (copied != Copied::kDone) return failure(copied);
+        if (!copied.done()) return failure(copied);
         const bool write = (d.flags & kWrite) != 0;
         if ((d.flags & kIndirect) != 0 || (!write && !chain.out.empty())) return Status::kBadChain;
         (write ? chain.out : chain.in).push_back({d.address, d.bytes});
@@ -120,17 +92,17 @@ Ring::Status Ring::walk(BusMemory& memory, Chain& chain) const {
 Ring::Status Ring::complete(BusMemory& memory, std::uint16_t head, std::uint32_t written, bool& notify) {
     const UsedElement element{head, written};
     Copied copied = copy_to_bus(memory, address_.used + 4 + 8 * (used_ % number_), &element, sizeof element);
-    if (copied != Copied::kDone) return failure(copied);
+    if (!copied.done()) return failure(copied);
     std::atomic_thread_fence(std::memory_order_release);
     const auto used = static_cast<std::uint16_t>(used_ + 1);
     copied = copy_to_bus(memory, address_.used + 2, &used, sizeof used);
-    if (copied != Copied::kDone) return failure(copied);
+    if (!copied.done()) return failure(copied);
     used_ = used;
     std::atomic_thread_fence(
         std::memory_order_seq_cst); // the index, then whether the guest wants to hear of it
     std::uint16_t flags = 0;
     // The chain is given back: where the flags cannot be read the guest is told, which does no harm.
-    if (copy_from_bus(memory, address_.available, &flags, sizeof flags) != Copied::kDone) flags = 0;
+    if (!copy_from_bus(memory, address_.available, &flags, sizeof flags).done()) flags = 0;
     notify = (flags & kNoInterrupt) == 0;
     return Status::kEmpty;
 }

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "npu/model/bus_memory.h"
+#include "npu/model/bus_copy.h"
 #include "npu/vhost_user/messages.h"
 
 namespace flex::npu::vhost_user {
@@ -55,10 +55,5 @@ private:
     bool ready_ = false;
     std::uint16_t next_ = 0, used_ = 0; // indices that count on and on
 };
-
-/// Copies between the bus and here, wherever windows end.
-enum class Copied : std::uint8_t { kDone, kRefused, kInterrupted };
-Copied copy_from_bus(model::BusMemory& memory, std::uint64_t address, void* to, std::size_t bytes);
-Copied copy_to_bus(model::BusMemory& memory, std::uint64_t address, const void* from, std::size_t bytes);
 
 } // namespace flex::npu::vhost_user
