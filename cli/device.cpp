@@ -64,6 +64,8 @@ struct UpOptions {
     int port = 0;
     int timeout_s = 120;
     bool attack_devices = false;
+    bool no_npu = false;
+    platform::NpuOptions npu;
     std::string monitor, trusted_os;
 };
 
@@ -95,10 +97,30 @@ nlohmann::json describe(const Device& device, const std::optional<RunState>& sta
         json["https_port"] = state->https_port;
         json["agent_port"] = state->agent_port;
         json["attack_devices"] = state->attack_devices;
+        json["npu"] = nullptr;
+        if (state->npu)
+            json["npu"] = {{"running", platform::is_running(state->npu_process)}, {"pid", state->npu_process.pid},
+                           {"tops", state->npu->tops},                            {"dram_gbps", state->npu->dram_gbps},
+                           {"launch_us", state->npu->launch_us}};
         json["started_at"] = state->started_at;
         json["url"] = "https://localhost:" + std::to_string(state->https_port);
     }
     return json;
+}
+
+// "no NPU", "NPU", "NPU (6 TOPS, 30 GB/s, 100 us a job)"
+std::string npu_text(const RunState& state) {
+    if (!state.npu) return "no NPU";
+    std::string limits;
+    const auto add = [&](double value, const char* unit) {
+        char text[32];
+        std::snprintf(text, sizeof text, "%g", value);
+        if (value != 0) limits += (limits.empty() ? "" : ", ") + std::string(text) + unit;
+    };
+    add(state.npu->tops, " TOPS");
+    add(state.npu->dram_gbps, " GB/s");
+    add(state.npu->launch_us, " us a job");
+    return limits.empty() ? "NPU" : "NPU (" + limits + ")";
 }
 
 void up(Device& device, const UpOptions& wanted) {
@@ -107,6 +129,7 @@ void up(Device& device, const UpOptions& wanted) {
     options.memory = parse_memory(wanted.memory);
     options.https_port = static_cast<std::uint16_t>(wanted.port);
     options.attack_devices = wanted.attack_devices;
+    options.npu = wanted.no_npu ? std::nullopt : std::optional(wanted.npu);
     if (!wanted.monitor.empty()) options.firmware.monitor = fs::absolute(wanted.monitor);
     if (!wanted.trusted_os.empty()) options.firmware.trusted_os = fs::absolute(wanted.trusted_os);
 
@@ -118,7 +141,7 @@ void up(Device& device, const UpOptions& wanted) {
     if (fresh)
         spdlog::info("made a new device in {}; its root key, which a manufacturer would fuse, lies in its flash file there",
                      device.folder().string());
-    spdlog::info("booting the device: {} cores, {} MiB", state.cores, state.memory / platform::kMiB);
+    spdlog::info("booting the device: {} cores, {} MiB, {}", state.cores, state.memory / platform::kMiB, npu_text(state));
     try {
         device.wait_ready(
             std::chrono::seconds(wanted.timeout_s),
@@ -141,6 +164,7 @@ void up(Device& device, const UpOptions& wanted) {
 
 void down(Device& device) {
     if (!device.running()) {
+        device.stop(); // what a QEMU that crashed may have left
         if (json_wanted()) std::cout << R"({"running":false,"was_running":false})" << '\n';
         else spdlog::info("the device is not running");
         return;
@@ -162,8 +186,10 @@ void status(const Device& device) {
         std::cout << "not running (" << device.folder().string() << (device.exists() ? ")" : ", not made yet)") << '\n';
     } else {
         std::cout << (healthy ? "ready" : "running, but does not answer") << " on https://localhost:" << state->https_port
-                  << "  (" << state->cores << " cores, " << state->memory / platform::kMiB << " MiB, pid "
-                  << state->process.pid << ", " << device.folder().string() << ")\n";
+                  << "  (" << state->cores << " cores, " << state->memory / platform::kMiB << " MiB, " << npu_text(*state)
+                  << ", pid " << state->process.pid << ", " << device.folder().string() << ")\n";
+        if (state->npu && !platform::is_running(state->npu_process))
+            std::cout << "its NPU's process has ended: flexserve device logs npu\n";
     }
     if (!healthy) throw Exit{1};
 }
@@ -219,6 +245,7 @@ void console(const Device& device) {
 void logs(const Device& device, const std::string& which, int lines, bool follow) {
     const char* name = which == "secure" ? platform::files::kSecureLog
                        : which == "qemu" ? platform::files::kQemuLog
+                       : which == "npu"  ? platform::files::kNpuLog
                                          : platform::files::kConsoleLog;
     const fs::path file = device.folder() / name;
     if (!fs::exists(file)) throw DeviceError("there is no log yet: the device was never started (flexserve device up)");
@@ -268,6 +295,13 @@ void register_device(CLI::App& app) {
         ->check(CLI::Range(1, 65535));
     up_command->add_option("--timeout", options->timeout_s, "seconds to wait")->capture_default_str()->check(CLI::Range(1, 3600));
     up_command->add_flag("--attack-devices", options->attack_devices, "add a PCI device that does DMA wherever it is told");
+    CLI::Option* no_npu = up_command->add_flag("--no-npu", options->no_npu, "a device without an NPU");
+    const auto limit = [&](const char* flag, double* value, double most, const char* what) {
+        up_command->add_option(flag, *value, what)->check(CLI::Range(0.0, most))->excludes(no_npu);
+    };
+    limit("--npu-tops", &options->npu.tops, platform::kNpuTopsMax, "the NPU's int8 operations a second, in 10^12 (default: as many as the host can)");
+    limit("--npu-dram-gbps", &options->npu.dram_gbps, platform::kNpuDramGbpsMax, "what it moves between memory and its SRAM, GB/s (default: no limit)");
+    limit("--npu-launch-us", &options->npu.launch_us, platform::kNpuLaunchUsMax, "from a job's arrival to its start, us (default: no wait)");
     up_command->add_option("--monitor", options->monitor, "boot this Flex-Monitor image")->check(CLI::ExistingFile);
     up_command->add_option("--trusted-os", options->trusted_os, "boot this trusted OS image")->check(CLI::ExistingFile);
     up_command->callback([=] {
@@ -287,9 +321,9 @@ void register_device(CLI::App& app) {
     auto lines = std::make_shared<int>(200);
     auto follow = std::make_shared<bool>(false);
     CLI::App* logs_command = group->add_subcommand("logs", "what the device wrote to its serial ports");
-    logs_command->add_option("which", *which, "console (Linux and the monitor), secure (trusted OS), qemu")
+    logs_command->add_option("which", *which, "console (Linux and the monitor), secure (trusted OS), qemu, npu")
         ->capture_default_str()
-        ->check(CLI::IsMember({"console", "secure", "qemu"}));
+        ->check(CLI::IsMember({"console", "secure", "qemu", "npu"}));
     logs_command->add_option("-n,--lines", *lines, "how many of the last lines")->capture_default_str()->check(CLI::NonNegativeNumber);
     logs_command->add_flag("-f,--follow", *follow, "go on until Ctrl-C");
     logs_command->callback([=] { logs(make(), *which, *lines, *follow); });

@@ -183,7 +183,7 @@ static int find_queues(struct virtio_device *vdev)
 	if (ret)
 		return ret;
 	spin_lock_irq(&npu.lock);
-	memcpy(npu.queues, queues, sizeof(queues));
+	npu.queue = queues[0];
 	spin_unlock_irq(&npu.lock);
 	return 0;
 }

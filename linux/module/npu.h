@@ -59,9 +59,8 @@ struct npu {
 
 	spinlock_t lock;			/* what follows; taken in the interrupt */
 	enum npu_gate gate;
-	struct virtqueue *queues[NPU_QUEUES];	/* valid while the gate is open or jobs run */
-	struct npu_job *on[NPU_QUEUES];		/* the job that each has */
-	unsigned int running;
+	struct virtqueue *queue;		/* the one that is used; NULL while they are down */
+	struct npu_job *running;
 	struct list_head waiting;
 	u64 last_end_ns;
 	struct npu_costs costs;
@@ -91,7 +90,7 @@ struct npu_job {
 	struct list_head link;		/* in npu.waiting */
 	struct completion done;
 	int error;
-	bool on_device;			/* npu.lock */
+	bool begun;			/* npu.lock: it waits no more */
 	size_t bytes;
 	struct flex_npu_result *result;
 	void *chunks[NPU_CHUNKS_MAX];	/* its text; the first holds header and all regions */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Jobs: waiting for their turn in the order they came, on the device, ended. A queue has one job at a time: the device runs one
- * at a time anyway, and the next one is there when it ends.
+ * Jobs: waiting for their turn, on the device, ended. The device has one at a time, since one that it has can only be got back by a
+ * reset; the next one is handed over in the interrupt that ends the last.
  */
 #include <linux/gfp.h>
 #include <linux/jiffies.h>
@@ -65,8 +65,8 @@ fail:
 
 /* ---- on the device ---- */
 
-/* With npu.lock and a free queue. */
-static int put_on_device(struct npu_job *job, unsigned int queue)
+/* With npu.lock. */
+static int put_on_device(struct npu_job *job)
 {
 	struct scatterlist text[NPU_CHUNKS_MAX], result;
 	struct scatterlist *lists[] = { text, &result };
@@ -77,28 +77,39 @@ static int put_on_device(struct npu_job *job, unsigned int queue)
 	for (i = 0; i < count; i++)
 		sg_set_buf(text + i, job->chunks[i], npu_job_chunk_bytes(job, i));
 	sg_init_one(&result, job->result, sizeof(*job->result));
-	ret = virtqueue_add_sgs(npu.queues[queue], lists, 1, 1, job, GFP_ATOMIC);
+	ret = virtqueue_add_sgs(npu.queue, lists, 1, 1, job, GFP_ATOMIC);
 	if (ret)
 		return ret;
-	job->on_device = true;
-	npu.on[queue] = job;
-	npu.running++;
-	virtqueue_kick(npu.queues[queue]);
+	npu.running = job;
+	virtqueue_kick(npu.queue);
 	return 0;
 }
 
 /* With npu.lock. */
 static void ended(struct npu_job *job, int error)
 {
-	job->on_device = false;
 	job->error = error;
-	npu.running--;
 	npu.last_end_ns = ktime_get_ns();
 	if (error)
 		npu.costs.failed++;
 	else
 		npu.costs.jobs++;
 	complete(&job->done);
+}
+
+/* With npu.lock. The first of the waiting jobs begins, if one can; without a device all fail. */
+static void start_next(void)
+{
+	while (!list_empty(&npu.waiting) &&
+	       (npu.gate == NPU_GATE_ABSENT || (npu.gate == NPU_GATE_OPEN && !npu.running))) {
+		struct npu_job *job = list_first_entry(&npu.waiting, struct npu_job, link);
+		int ret = npu.gate == NPU_GATE_ABSENT ? -ENODEV : put_on_device(job);
+
+		list_del_init(&job->link);
+		job->begun = true;
+		if (ret)
+			ended(job, ret);
+	}
 }
 
 void npu_queue_done(struct virtqueue *queue)
@@ -108,31 +119,24 @@ void npu_queue_done(struct virtqueue *queue)
 	unsigned int used;
 
 	spin_lock_irqsave(&npu.lock, flags);
-	job = virtqueue_get_buf(queue, &used);
-	if (job) {
-		npu.on[queue->index] = NULL;
+	while ((job = virtqueue_get_buf(queue, &used))) {
+		npu.running = NULL;
 		ended(job, used < sizeof(*job->result) ? -EIO : 0);
 	}
+	start_next();
 	spin_unlock_irqrestore(&npu.lock, flags);
-	if (job)
-		wake_up_all(&npu.wait);
+	wake_up_all(&npu.wait);
 }
 
 void npu_jobs_lost(void)
 {
-	unsigned int i;
-
 	spin_lock_irq(&npu.lock);
-	for (i = 0; i < NPU_QUEUES; i++) {
-		if (!npu.queues[i])
-			continue;
-		while (virtqueue_detach_unused_buf(npu.queues[i]))
-			;
-		if (npu.on[i])
-			ended(npu.on[i], -EIO);
-		npu.on[i] = NULL;
-		npu.queues[i] = NULL;
-	}
+	while (npu.queue && virtqueue_detach_unused_buf(npu.queue))
+		;
+	if (npu.running)
+		ended(npu.running, -EIO);
+	npu.running = NULL;
+	npu.queue = NULL;
 	spin_unlock_irq(&npu.lock);
 	wake_up_all(&npu.wait);
 }
@@ -141,78 +145,50 @@ void npu_gate_set(enum npu_gate gate)
 {
 	spin_lock_irq(&npu.lock);
 	npu.gate = gate;
+	start_next();
 	spin_unlock_irq(&npu.lock);
 	wake_up_all(&npu.wait);
 }
 
 /* ---- its turn ---- */
 
-#define NPU_NOT_YET 1
-
-/* With npu.lock: a queue without a job, or NPU_QUEUES. */
-static unsigned int free_queue(void)
+static bool join_waiting(struct npu_job *job)
 {
-	unsigned int i;
+	bool begun;
 
-	for (i = 0; i < NPU_QUEUES && npu.on[i]; i++)
-		;
-	return i;
-}
-
-/* Starts the job if it is its turn. NPU_NOT_YET, 0, or why it never will be; the job is not among the waiting ones then. */
-static int try_start(struct npu_job *job)
-{
-	int ret = NPU_NOT_YET;
-	unsigned int queue;
-	bool more;
-
-	spin_lock_irq(&npu.lock);
-	queue = free_queue();
-	if (npu.gate == NPU_GATE_ABSENT)
-		ret = -ENODEV;
-	else if (npu.gate == NPU_GATE_OPEN && queue < NPU_QUEUES && list_first_entry(&npu.waiting, struct npu_job, link) == job)
-		ret = put_on_device(job, queue);
-	if (ret != NPU_NOT_YET)
-		list_del_init(&job->link);
-	more = ret != NPU_NOT_YET && !list_empty(&npu.waiting);
-	spin_unlock_irq(&npu.lock);
-	if (more)
-		wake_up_all(&npu.wait);
-	return ret;
-}
-
-static void join_waiting(struct npu_job *job)
-{
 	spin_lock_irq(&npu.lock);
 	list_add_tail(&job->link, &npu.waiting);
+	start_next();
+	begun = job->begun;
 	spin_unlock_irq(&npu.lock);
+	return begun;
 }
 
-static void leave_waiting(struct npu_job *job, u64 since)
+/* False when it has not begun and never will. */
+static bool leave_waiting(struct npu_job *job, u64 since)
 {
+	bool begun;
+
 	spin_lock_irq(&npu.lock);
+	begun = job->begun;
 	list_del_init(&job->link);
 	npu.costs.waited++;
 	npu.costs.wait_ns += ktime_get_ns() - since;
 	spin_unlock_irq(&npu.lock);
-	wake_up_all(&npu.wait);
+	return begun;
 }
 
 static int wait_for_turn(struct npu_job *job, unsigned int timeout_ms)
 {
 	u64 since = ktime_get_ns();
 	long left;
-	int ret;
 
-	join_waiting(job);
-	ret = try_start(job);
-	if (ret != NPU_NOT_YET)
-		return ret;
+	if (join_waiting(job))
+		return 0;
 	npu_recall_soon();
-	left = wait_event_killable_timeout(npu.wait, (ret = try_start(job)) != NPU_NOT_YET, msecs_to_jiffies(timeout_ms));
-	leave_waiting(job, since);
-	if (ret != NPU_NOT_YET)
-		return ret;
+	left = wait_event_killable_timeout(npu.wait, READ_ONCE(job->begun), msecs_to_jiffies(timeout_ms));
+	if (leave_waiting(job, since))
+		return 0;
 	return left < 0 ? -EINTR : -ETIMEDOUT;
 }
 

@@ -108,7 +108,7 @@ void npu_reset_for(struct npu_job *job)
 {
 	mutex_lock(&npu.switch_lock);
 	/* Whoever else closed the gate ends the jobs, too. */
-	if (READ_ONCE(npu.gate) == NPU_GATE_OPEN && READ_ONCE(job->on_device)) {
+	if (READ_ONCE(npu.gate) == NPU_GATE_OPEN && READ_ONCE(npu.running) == job) {
 		dev_warn(&npu.vdev->dev, "reset, because a job of a killed program does not end\n");
 		npu.costs.resets++;
 		npu_take_down();
@@ -133,15 +133,29 @@ void npu_recall_soon(void)
 		schedule_delayed_work(&recall, msecs_to_jiffies(READ_ONCE(npu_patience_ms)));
 }
 
+/*
+ * Refused when it is not held: not yet, or not any more. Should nobody take hold of it, or tell that it was returned, it can be had
+ * without asking (abi/npu.h: TAKE of GIVEN and RETURNED).
+ */
 static void recall_work(struct work_struct *work)
 {
-	if (READ_ONCE(npu.gate) != NPU_GATE_AWAY || list_empty_careful(&npu.waiting))
+	static bool refused;
+
+	if (READ_ONCE(npu.gate) != NPU_GATE_AWAY || list_empty_careful(&npu.waiting)) {
+		refused = false;
 		return;
-	/* -EPROTO: not held (any more); it is on its way, or the secure world has not taken hold yet. */
+	}
 	if (!ask_for_recall()) {
+		refused = false;
 		spin_lock_irq(&npu.lock);
 		npu.costs.recalls++;
 		spin_unlock_irq(&npu.lock);
+	} else if (refused) {
+		mutex_lock(&npu.switch_lock);
+		npu_take();
+		mutex_unlock(&npu.switch_lock);
+	} else {
+		refused = true;
 	}
 	npu_recall_soon();
 }

@@ -4,7 +4,6 @@
 #include <sys/file.h>
 
 #include <cerrno>
-#include <csignal>
 #include <cstring>
 #include <deque>
 #include <fstream>
@@ -28,14 +27,28 @@ std::chrono::milliseconds since(Clock::time_point start) {
     return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start);
 }
 
-bool wait_for_end(const ProcessId& id, std::chrono::milliseconds patience) {
-    const Clock::time_point start = Clock::now();
-    while (is_running(id)) {
-        if (since(start) >= patience) return false;
-        std::this_thread::sleep_for(20ms);
-    }
-    return true;
+nlohmann::json npu_json(const RunState& state) {
+    if (!state.npu) return nullptr;
+    return {{"pid", state.npu_process.pid}, {"pid_start_time", state.npu_process.start_time},
+            {"tops", state.npu->tops},      {"dram_gbps", state.npu->dram_gbps},
+            {"launch_us", state.npu->launch_us}};
 }
+
+// Ends the process unless told that all went well.
+class StartedNpu final {
+public:
+    explicit StartedNpu(ProcessId id) : id_(id) {}
+    StartedNpu(const StartedNpu&) = delete;
+    StartedNpu& operator=(const StartedNpu&) = delete;
+    ~StartedNpu() {
+        if (!kept_) end_process(id_, 1s);
+    }
+    void keep() { kept_ = true; }
+
+private:
+    ProcessId id_;
+    bool kept_ = false;
+};
 
 } // namespace
 
@@ -53,7 +66,7 @@ void Device::create() {
     create_flash(folder_ / files::kFlash);
 }
 
-std::optional<RunState> Device::running() const {
+std::optional<RunState> Device::last_state() const {
     std::ifstream in(folder_ / files::kState);
     const nlohmann::json json = nlohmann::json::parse(in, nullptr, false);
     if (!json.is_object()) return std::nullopt;
@@ -67,11 +80,24 @@ std::optional<RunState> Device::running() const {
         state.memory = json.at("memory");
         state.attack_devices = json.at("attack_devices");
         state.started_at = json.at("started_at");
+        if (const nlohmann::json& npu = json.at("npu"); !npu.is_null()) {
+            state.npu_process = {.pid = npu.at("pid"), .start_time = npu.at("pid_start_time")};
+            state.npu = {.tops = npu.at("tops"), .dram_gbps = npu.at("dram_gbps"), .launch_us = npu.at("launch_us")};
+        }
     } catch (const nlohmann::json::exception&) {
         return std::nullopt; // written by another version: whatever it was, we did not start it
     }
-    if (!is_running(state.process)) return std::nullopt;
     return state;
+}
+
+std::optional<RunState> Device::running() const {
+    std::optional<RunState> state = last_state();
+    return state && is_running(state->process) ? state : std::nullopt;
+}
+
+void Device::end_leftovers() const {
+    const std::optional<RunState> state = last_state();
+    if (state && !is_running(state->process)) end_process(state->npu_process, 1s);
 }
 
 RunState Device::need_running() const {
@@ -93,6 +119,7 @@ void Device::save(const RunState& state) const {
         {"https_port", state.https_port},   {"agent_port", state.agent_port},
         {"cores", state.cores},             {"memory", state.memory},
         {"attack_devices", state.attack_devices}, {"started_at", state.started_at},
+        {"npu", npu_json(state)},
     };
     const fs::path file = folder_ / files::kState;
     const fs::path fresh = file.string() + ".new";
@@ -101,6 +128,20 @@ void Device::save(const RunState& state) const {
     out.close();
     if (!out) throw DeviceError("cannot write " + fresh.string() + ": " + std::strerror(errno));
     fs::rename(fresh, file);
+}
+
+ProcessId Device::start_npu(const MachineOptions& options) const {
+    const std::vector<std::string> arguments = npu_arguments(*options.npu);
+    const ProcessId id = spawn_detached(arguments, folder_, files::kNpuLog,
+                                        arguments[0] + " is missing: run ./flexserve doctor to see what to do",
+                                        options.ends_with_us ? Lifetime::kEndsWithUs : Lifetime::kOutlivesUs);
+    for (const Clock::time_point start = Clock::now(); !is_listening(id); std::this_thread::sleep_for(5ms)) {
+        if (is_running(id) && since(start) < 10s) continue;
+        end_process(id, 1s);
+        throw DeviceError("the NPU's process does not start\nthe end of " + (folder_ / files::kNpuLog).string() + ":\n" +
+                          log_tail(folder_ / files::kNpuLog, 5));
+    }
+    return id;
 }
 
 RunState Device::start(const MachineOptions& options) {
@@ -120,7 +161,9 @@ RunState Device::start(const MachineOptions& options) {
     info << loader_info(options);
     info.close();
     if (!info) throw DeviceError("cannot write to " + folder_.string() + ": " + std::strerror(errno));
-    for (const char* stale : {files::kConsoleLog, files::kSecureLog, files::kQmpSocket, files::kConsoleSocket, files::kState})
+    end_leftovers();
+    for (const char* stale : {files::kConsoleLog, files::kSecureLog, files::kNpuLog, files::kQmpSocket, files::kConsoleSocket,
+                              files::kNpuSocket, files::kState})
         fs::remove(folder_ / stale);
 
     RunState state;
@@ -133,10 +176,16 @@ RunState Device::start(const MachineOptions& options) {
     state.attack_devices = options.attack_devices;
     state.started_at = std::chrono::duration_cast<std::chrono::seconds>(
                            std::chrono::system_clock::now().time_since_epoch()).count();
+    if (options.npu) {
+        state.npu = options.npu;
+        state.npu_process = start_npu(options);
+    }
+    StartedNpu npu(state.npu_process);
     state.process = spawn_detached(qemu_arguments(options, state.https_port, state.agent_port), folder_, files::kQemuLog,
                                    "qemu-system-aarch64 is not installed: ./flexserve doctor tells how to mend that",
                                    options.ends_with_us ? Lifetime::kEndsWithUs : Lifetime::kOutlivesUs);
     save(state);
+    npu.keep();
     return state;
 }
 
@@ -162,6 +211,8 @@ void Device::wait_ready(std::chrono::milliseconds timeout, const Progress& progr
             const bool spoke = !log_tail(folder_ / files::kQemuLog, 1).empty();
             give_up("QEMU ended while the device was booting", spoke ? files::kQemuLog : files::kConsoleLog);
         }
+        if (state.npu && !is_running(state.npu_process))
+            give_up("the NPU's process ended while the device was booting", files::kNpuLog);
         if (!watch.failure().empty()) give_up("the device failed to boot: " + watch.failure(), watch.failure_log());
         if (since(start) >= timeout)
             give_up("the device was not ready after " + std::to_string(timeout.count() / 1000) + " s; it got as far as: " +
@@ -177,19 +228,19 @@ void Device::wait_ready(std::chrono::milliseconds timeout, const Progress& progr
 }
 
 void Device::kill() {
-    const std::optional<RunState> state = running();
+    const std::optional<RunState> state = last_state();
     if (!state) return;
-    ::kill(state->process.pid, SIGTERM);
-    if (!wait_for_end(state->process, 3s)) {
-        ::kill(state->process.pid, SIGKILL);
-        wait_for_end(state->process, 3s);
-    }
+    end_process(state->process, 3s);
+    end_process(state->npu_process, 1s);
     fs::remove(folder_ / files::kState);
 }
 
 bool Device::stop(std::chrono::milliseconds patience) {
     const std::optional<RunState> state = running();
-    if (!state) return true;
+    if (!state) {
+        end_leftovers();
+        return true;
+    }
     const FileDescriptor held = lock();
     const Clock::time_point start = Clock::now();
     try {
@@ -199,10 +250,7 @@ bool Device::stop(std::chrono::milliseconds patience) {
     }
     const auto left = patience - since(start);
     const bool gone = wait_for_end(state->process, std::max<std::chrono::milliseconds>(left, 0ms));
-    if (gone)
-        fs::remove(folder_ / files::kState);
-    else
-        kill();
+    kill(); // what is left of it
     return gone;
 }
 

@@ -21,7 +21,9 @@ namespace flex::platform {
 
 /// What is known of a device that was started (FOLDER/run.json).
 struct RunState {
-    ProcessId process;
+    ProcessId process;                ///< QEMU
+    std::optional<NpuOptions> npu;    ///< nothing: the device has none
+    ProcessId npu_process;            ///< when it has one
     std::uint16_t https_port = 0; ///< on 127.0.0.1
     std::uint16_t agent_port = 0; ///< on 127.0.0.1: the agent's control port
     int cores = 0;
@@ -47,8 +49,8 @@ public:
     /// The state of the running device; nothing when none runs.
     [[nodiscard]] std::optional<RunState> running() const;
 
-    /// Starts QEMU (creating the device when it does not exist) and returns at once.
-    /// Throws DeviceError when it already runs or QEMU does not start.
+    /// Starts the NPU's process and QEMU (creating the device when it does not exist) and returns at once.
+    /// Throws DeviceError when it already runs or one of them does not start. The NPU's process ends when QEMU does.
     RunState start(const MachineOptions& options);
 
     /// Waits until the framework answers on HTTPS. Throws DeviceError, with the end of the log that tells why, when QEMU ends, something
@@ -78,7 +80,12 @@ public:
     [[nodiscard]] RootKey root_key() const { return read_root_key(folder_ / files::kFlash); }
 
 private:
+    /// What run.json says, whether that still runs or not.
+    [[nodiscard]] std::optional<RunState> last_state() const;
     [[nodiscard]] RunState need_running() const;
+    [[nodiscard]] ProcessId start_npu(const MachineOptions& options) const;
+    /// What a QEMU that ended by itself may leave behind.
+    void end_leftovers() const;
     [[nodiscard]] FileDescriptor lock() const;
     void save(const RunState& state) const;
 

@@ -39,6 +39,9 @@ void MachineOptions::check() const {
         throw DeviceError("a device has 1 to " + std::to_string(BOARD_CORES_MAX) + " cores, not " + std::to_string(cores));
     if (memory < kGiB || memory > BOARD_DRAM_BYTES_MAX || memory % (2 * kMiB) != 0)
         throw DeviceError("a device has 1G to 16G of memory, in steps of 2M");
+    const auto within = [](double value, double most) { return value >= 0 && value <= most; };
+    if (npu && !(within(npu->tops, kNpuTopsMax) && within(npu->dram_gbps, kNpuDramGbpsMax) && within(npu->launch_us, kNpuLaunchUsMax)))
+        throw DeviceError("the NPU's limits are numbers from 0 (unlimited), not so large");
     firmware.check();
     check_fits(firmware.kernel, BOARD_KERNEL_BYTES_MAX);
     check_fits(firmware.initramfs, BOARD_INITRD_BYTES_MAX);
@@ -83,11 +86,33 @@ std::vector<std::string> qemu_arguments(const MachineOptions& options, std::uint
         "-netdev", "user,id=net" + forward(https_port, kGuestHttpsPort) + forward(agent_port, kGuestAgentPort),
         "-device", "virtio-net-pci,netdev=net,romfile=" + behind_smmu,
     };
+    if (options.npu) {
+        char slot[8];
+        std::snprintf(slot, sizeof slot, "%x.0", BOARD_NPU_SLOT);
+        arguments.insert(arguments.end(),
+                         {"-chardev", std::string("socket,id=npu,path=") + files::kNpuSocket,
+                          // Modern virtio only: there is no legacy to disable.
+                          "-device", std::string("vhost-user-snd-pci,chardev=npu,id=npu,iommu_platform=on,addr=") + slot});
+    }
     if (options.attack_devices)
         arguments.insert(arguments.end(), {"-device", "e1000,romfile=", "-device", "virtio-rng-pci" + behind_smmu});
     if (options.counts_instructions) arguments.insert(arguments.end(), {"-icount", "shift=1,sleep=off"});
     if (options.stop_on_reset) arguments.emplace_back("-no-reboot");
     arguments.insert(arguments.end(), options.extra_arguments.begin(), options.extra_arguments.end());
+    return arguments;
+}
+
+std::vector<std::string> npu_arguments(const NpuOptions& options) {
+    std::vector<std::string> arguments = {npu_program().string(), "--socket", files::kNpuSocket};
+    const auto limit = [&](const char* name, double value) {
+        if (value == 0) return;
+        char text[32];
+        std::snprintf(text, sizeof text, "%g", value);
+        arguments.insert(arguments.end(), {name, text});
+    };
+    limit("--tops", options.tops);
+    limit("--dram-gbps", options.dram_gbps);
+    limit("--launch-us", options.launch_us);
     return arguments;
 }
 

@@ -37,6 +37,8 @@ fs::path device_folder(const std::string& name) {
     return data_home() / "devices" / name;
 }
 
+fs::path npu_program() { return repository() / "build/host/flexserve-npu"; }
+
 Firmware Firmware::built() {
     const fs::path target = repository() / "build/target";
     const fs::path images = repository() / "build/device/images";

@@ -22,6 +22,9 @@ public:
 /// data_home()/devices/NAME. Throws DeviceError unless NAME is 1..32 of a-z, 0-9 and '-'.
 [[nodiscard]] std::filesystem::path device_folder(const std::string& name = "default");
 
+/// The NPU's model, a program of the host.
+[[nodiscard]] std::filesystem::path npu_program();
+
 /// The images a device boots from. Paths are absolute.
 struct Firmware {
     std::filesystem::path fiptool, bl1, bl2, bl31; ///< TF-A

@@ -10,7 +10,9 @@
 #include <cstring>
 #include <fstream>
 #include <optional>
+#include <set>
 #include <sstream>
+#include <thread>
 
 #include "launcher/file_descriptor.h"
 
@@ -88,6 +90,42 @@ ProcessId spawn_detached(const std::vector<std::string>& arguments, const fs::pa
     }
     const std::optional<Stat> stat = process_stat(child);
     return {.pid = child, .start_time = stat ? stat->start_time : 0};
+}
+
+bool wait_for_end(const ProcessId& id, std::chrono::milliseconds patience) {
+    const auto give_up = std::chrono::steady_clock::now() + patience;
+    while (is_running(id)) {
+        if (std::chrono::steady_clock::now() >= give_up) return false;
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    return true;
+}
+
+void end_process(const ProcessId& id, std::chrono::milliseconds patience) {
+    if (!is_running(id)) return;
+    ::kill(id.pid, SIGTERM);
+    if (wait_for_end(id, patience)) return;
+    ::kill(id.pid, SIGKILL);
+    wait_for_end(id, std::chrono::seconds(3));
+}
+
+bool is_listening(const ProcessId& id) {
+    std::set<std::string> sockets; // inode numbers
+    std::error_code error;
+    for (const fs::directory_entry& entry : fs::directory_iterator("/proc/" + std::to_string(id.pid) + "/fd", error)) {
+        const std::string target = fs::read_symlink(entry.path(), error).string(); // "socket:[INODE]"
+        if (target.starts_with("socket:[")) sockets.insert(target.substr(8, target.size() - 9));
+    }
+    // Num: RefCount Protocol Flags Type State Inode Path, proc(5); __SO_ACCEPTCON is 0x10000.
+    std::ifstream in("/proc/net/unix");
+    for (std::string line; std::getline(in, line);) {
+        std::istringstream fields(line);
+        std::string number, references, protocol, flags, type, state, inode;
+        if (fields >> number >> references >> protocol >> flags >> type >> state >> inode && flags == "00010000" &&
+            sockets.count(inode) != 0)
+            return true;
+    }
+    return false;
 }
 
 } // namespace flex::platform

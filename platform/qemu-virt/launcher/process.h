@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -27,5 +28,14 @@ enum class Lifetime : bool { kOutlivesUs, kEndsWithUs };
 [[nodiscard]] ProcessId spawn_detached(const std::vector<std::string>& arguments, const std::filesystem::path& folder,
                                        const std::string& log, const std::string& missing,
                                        Lifetime lifetime = Lifetime::kOutlivesUs);
+
+/// The process has a unix socket that takes connections.
+[[nodiscard]] bool is_listening(const ProcessId& id);
+
+/// False when it still runs after `patience`.
+bool wait_for_end(const ProcessId& id, std::chrono::milliseconds patience);
+
+/// Asks it to end (SIGTERM), and ends it when it does not within `patience`. No-op when it does not run.
+void end_process(const ProcessId& id, std::chrono::milliseconds patience);
 
 } // namespace flex::platform

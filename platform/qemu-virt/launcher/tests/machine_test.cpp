@@ -1,6 +1,7 @@
 #include "launcher/machine.h"
 
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -32,10 +33,12 @@ protected:
 TEST_F(MachineTest, every_device_that_does_dma_sits_behind_the_smmu) {
     options.attack_devices = true;
     for (const std::string& word : qemu_arguments(options, 8443, 7001)) {
-        if (!word.starts_with("virtio")) continue;
+        if (!word.starts_with("virtio") && !word.starts_with("vhost")) continue;
         EXPECT_NE(word.find("-pci,"), std::string::npos) << word;
         EXPECT_NE(word.find("iommu_platform=on"), std::string::npos) << word;
-        EXPECT_NE(word.find("disable-legacy=on"), std::string::npos) << word;
+        if (word.starts_with("virtio")) {
+            EXPECT_NE(word.find("disable-legacy=on"), std::string::npos) << word;
+        }
     }
     EXPECT_NE(command_line().find("iommu=smmuv3"), std::string::npos);
     EXPECT_NE(command_line().find("its=off"), std::string::npos);
@@ -50,6 +53,33 @@ TEST_F(MachineTest, forwards_reach_the_loopback_interface_only) {
         ++forwards;
     }
     EXPECT_EQ(forwards, 2u);
+}
+
+TEST_F(MachineTest, the_npu_sits_where_the_monitor_expects_it_and_can_be_left_out) {
+    const std::string line = command_line();
+    EXPECT_NE(line.find("-chardev socket,id=npu,path=npu.sock "), std::string::npos) << line;
+    EXPECT_NE(line.find("-device vhost-user-snd-pci,chardev=npu,id=npu,iommu_platform=on,addr=10.0 "), std::string::npos) << line;
+    static_assert(BOARD_NPU_SLOT == 0x10);
+    options.npu.reset();
+    EXPECT_EQ(command_line().find("npu"), std::string::npos) << command_line();
+}
+
+TEST_F(MachineTest, the_npu_is_told_the_limits_that_it_has) {
+    const auto words = [](const NpuOptions& limits) {
+        std::string line;
+        for (const std::string& word : npu_arguments(limits)) line += word + ' ';
+        return line.substr(line.find("--socket"));
+    };
+    EXPECT_EQ(words({}), "--socket npu.sock ");
+    EXPECT_EQ(words({.tops = 6, .dram_gbps = 28.5, .launch_us = 100}),
+              "--socket npu.sock --tops 6 --dram-gbps 28.5 --launch-us 100 ");
+}
+
+TEST_F(MachineTest, limits_of_the_npu_are_no_negative_numbers) {
+    for (const double limit : {-1.0, 1e7, std::numeric_limits<double>::quiet_NaN()}) {
+        options.npu = NpuOptions{.tops = limit, .dram_gbps = 0, .launch_us = 0};
+        EXPECT_THROW(options.check(), DeviceError) << limit;
+    }
 }
 
 TEST_F(MachineTest, the_attack_device_is_there_only_when_asked_for) {

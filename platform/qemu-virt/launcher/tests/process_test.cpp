@@ -1,6 +1,8 @@
 #include "launcher/process.h"
 
+#include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -10,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "launcher/device.h"
+#include "launcher/file_descriptor.h"
 #include "launcher/tests/temporary_folder.h"
 
 namespace flex::platform {
@@ -50,6 +53,30 @@ TEST(Process, ends_with_the_thread_that_started_it_if_it_was_told_so) {
     EXPECT_TRUE(is_running(free));
     ::kill(free.pid, SIGKILL);
     EXPECT_TRUE(ends(free));
+}
+
+TEST(Process, one_that_does_not_heed_a_request_to_end_is_ended) {
+    const TemporaryFolder folder;
+    const ProcessId id = spawn_detached({"sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 1; done"}, folder.path(), "log", "no sh");
+    for (int i = 0; i < 500 && folder.read("log").empty(); ++i) std::this_thread::sleep_for(10ms);
+    end_process(id, 50ms);
+    EXPECT_FALSE(is_running(id));
+    end_process(id, 50ms);
+}
+
+TEST(Process, counts_as_listening_from_listen_on) {
+    const TemporaryFolder folder;
+    const ProcessId self = {.pid = ::getpid(), .start_time = 0};
+    const FileDescriptor socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    const std::string path = (folder.path() / "s").string();
+    ASSERT_LT(path.size(), sizeof address.sun_path);
+    path.copy(address.sun_path, path.size());
+    ASSERT_EQ(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    EXPECT_FALSE(is_listening(self));
+    ASSERT_EQ(::listen(socket.get(), 1), 0);
+    EXPECT_TRUE(is_listening(self));
 }
 
 TEST(Process, a_reused_pid_is_not_taken_for_the_process) {
