@@ -1,101 +1,34 @@
 // flexserve device bench: what protection costs in the emulated device, measured on one that is booted for it.
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
-#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <stdexcept>
-#include <thread>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 
 #include "cli/client.h"
-#include "cli/client_api.h"
+#include "cli/client_bench_device.h"
+#include "cli/client_npu_bench.h"
 #include "cli/output.h"
-#include "launcher/device.h"
+#include "launcher/paths.h"
 
 namespace flex::cli {
-namespace fs = std::filesystem;
 namespace {
 
-using namespace std::chrono_literals;
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kSysfs = "/sys/class/misc/flexserve/";
 constexpr const char* kModel = "bench";
 constexpr const char* kQuestion = "What is Flex-Mem?";
 constexpr double kFramesPerBlock = 512; // 2 MiB
 
 struct Options {
     unsigned rounds = 5, boots = 3;
-    int cores = 2;
-    bool instructions = false;
+    BenchMachine machine;
+    bool npu_only = false;
     std::string model;
-};
-
-double median(std::vector<double> values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
-}
-
-/// A device for this measurement alone; gone afterwards.
-class BenchDevice {
-public:
-    explicit BenchDevice(const Options& options) : device_(platform::device_folder("bench")) {
-        device_.kill();
-        fs::remove_all(device_.folder());
-        options_.cores = options.cores;
-        options_.ends_with_us = true;
-        options_.counts_instructions = options.instructions;
-    }
-    ~BenchDevice() {
-        device_.kill();
-        std::error_code ignored;
-        fs::remove_all(device_.folder(), ignored);
-    }
-    BenchDevice(const BenchDevice&) = delete;
-    BenchDevice& operator=(const BenchDevice&) = delete;
-
-    /// Seconds from the start of QEMU to the first answer over HTTPS.
-    double boot() {
-        device_.kill();
-        const auto start = std::chrono::steady_clock::now();
-        device_.start(options_);
-        device_.wait_ready(180s);
-        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    }
-    [[nodiscard]] std::uint64_t number(const std::string& name) {
-        const std::string text = device_.exec_text("cat " + std::string(kSysfs) + name);
-        std::uint64_t value = 0;
-        if (std::from_chars(text.data(), text.data() + text.size(), value).ec != std::errc{})
-            throw std::runtime_error("the device's Linux has no number " + name + ": " + text);
-        return value;
-    }
-    void write(const std::string& file, const std::string& value) { device_.exec_text("echo " + value + " > " + file); }
-    /// Linux takes back all it can get, so that the next question loads the model again.
-    void take_memory_back() {
-        const auto give_up = std::chrono::steady_clock::now() + 20s;
-        do {
-            write(std::string(kSysfs) + "reclaim", std::to_string(number("lent_bytes")));
-            std::this_thread::sleep_for(200ms);
-            if (api().status().models == 0) return;
-        } while (std::chrono::steady_clock::now() < give_up);
-        throw std::runtime_error("the framework does not let go of the model it has");
-    }
-    [[nodiscard]] ApiClient api() const {
-        const auto state = device_.running();
-        if (!state) throw std::runtime_error("the device ended");
-        return ApiClient(state->https_port, (device_.folder() / "device-ca.pem").string());
-    }
-    [[nodiscard]] const fs::path& folder() const { return device_.folder(); }
-
-private:
-    platform::Device device_;
-    platform::MachineOptions options_;
 };
 
 Answer ask(const BenchDevice& device) {
@@ -158,8 +91,8 @@ Json first_token(BenchDevice& device, unsigned rounds) {
             {"decrypt_ms", median(decrypt)}, {"compute_ms", median(compute)}, {"tokens_per_second", median(speed)}};
 }
 
-Json measure(const Options& options) {
-    BenchDevice device(options);
+/// What protection of memory costs; boots `device`.
+Json measure_memory(BenchDevice& device, const Options& options) {
     Json result;
     std::vector<double> boots;
     for (unsigned i = 0; i < options.boots; ++i) {
@@ -187,7 +120,14 @@ Json measure(const Options& options) {
     return result;
 }
 
-void print(const Json& r) {
+Json measure(const Options& options) {
+    BenchDevice device(options.machine);
+    Json result = options.npu_only ? Json::object() : measure_memory(device, options);
+    result["npu"] = measure_npu(device, options.model, options.rounds);
+    return result;
+}
+
+void print_memory(const Json& r) {
     const auto value = [](const Json& j, const char* name) { return j.at(name).get<double>(); };
     std::printf("boot to ready                    %10.1f s\n", value(r, "boot_s"));
     std::printf("empty call to the monitor (HVC)  %10.1f us\n", value(r, "empty_monitor_call_us"));
@@ -217,14 +157,18 @@ void register_device_bench(CLI::App& app) {
         "bench", "boot a device of its own and measure what protection costs there (medians)");
     command->add_option("--rounds", options->rounds, "how often to measure each")->check(CLI::Range(1, 1000))->capture_default_str();
     command->add_option("--boots", options->boots, "how often to boot")->check(CLI::Range(1, 100))->capture_default_str();
-    command->add_option("--cores", options->cores, "of the device")->check(CLI::Range(1, 4))->capture_default_str();
-    command->add_flag("--instructions", options->instructions,
+    command->add_option("--cores", options->machine.cores, "of the device")->check(CLI::Range(1, 4))->capture_default_str();
+    command->add_flag("--npu-only", options->npu_only, "only what concerns the NPU");
+    command->add_flag("--instructions", options->machine.instructions,
                       "the guest's clock counts instructions, 2 ns each: what the code costs, free of the host's noise");
     command->add_option("--model", options->model, "a GGUF to load")->check(CLI::ExistingFile)->capture_default_str();
     command->callback([options] {
         const Json result = measure(*options);
         if (json_wanted()) std::cout << result.dump() << '\n';
-        else print(result);
+        else {
+            if (!options->npu_only) print_memory(result);
+            print_npu(result.at("npu"));
+        }
     });
 }
 
