@@ -104,7 +104,7 @@ struct Generation::Work {
     tokenizer::Detokenizer detokenizer;
     StopFilter filter;
     GenerationResult result;
-    std::uint64_t prompt_ns = 0, decode_ns = 0, decoded = 0;
+    std::uint64_t prompt_ns = 0, decode_ns = 0, decoded = 0, npu_ns = 0;
 };
 
 std::size_t Generation::most_tokens() const {
@@ -139,18 +139,19 @@ engine::BatchPart Generation::next(std::size_t most) {
 }
 
 /// Takes in what a pass computed; true when the answer is complete.
-Result<bool> Generation::advance(const engine::BatchPart& part, std::uint64_t wall_ns,
-                                 std::uint64_t wait_ns) {
+Result<bool> Generation::advance(const engine::BatchPart& part, const PassTimes& times) {
     FLEX_TRY(part.status);
+    work_->npu_ns += times.npu_ns;
+    work_->result.timings.npu_passes += times.npu_passes;
     auto& tokens = work_->conversation.tokens;
     tokens.insert(tokens.end(), part.tokens.begin(), part.tokens.end());
     if (!in_prompt()) {
-        work_->decode_ns += wall_ns;
+        work_->decode_ns += times.wall_ns;
         ++work_->decoded;
         return answer(part.logits);
     }
     work_->prompt_done += part.tokens.size();
-    work_->prompt_ns += wall_ns - std::min(wall_ns, wait_ns);
+    work_->prompt_ns += times.wall_ns - std::min(times.wall_ns, times.wait_ns);
     if (in_prompt()) return false;
     model_->use->note_prompt(prompt_.size(), prompt_.size() - work_->result.cached_tokens, work_->prompt_ns);
     const package::LoadTimes loading = model_->weights->take_times();
@@ -194,6 +195,7 @@ void Generation::finish(const Status& status) {
     } else {
         GenerationTimings& timings = work_->result.timings;
         timings.decode_ms = milliseconds(work_->decode_ns);
+        timings.npu_ms = milliseconds(work_->npu_ns);
         if (work_->decode_ns > 0) {
             timings.decode_tokens_per_second =
                 static_cast<double>(work_->decoded) * 1e9 / static_cast<double>(work_->decode_ns);

@@ -28,6 +28,7 @@ struct GenerationOptions {
     /// Requests with the same non-empty key may reuse each other's computed prefix. It must be a secret
     /// between the requests of one conversation: reuse shows in the time and in the counts.
     std::string cache_key;
+    std::optional<engine::NpuUse> npu; ///< who computes; nothing: as the server was started
 };
 
 /// A token of the answer with its log probability and the likeliest tokens at its place.
@@ -52,6 +53,8 @@ struct GenerationTimings {
     double ttft_ms = 0;    ///< from the arrival of the request to the first token
     double decode_ms = 0;
     double decode_tokens_per_second = 0;
+    double npu_ms = 0;            ///< of compute_ms and decode_ms: passes on the NPU, as far as they went
+    std::uint64_t npu_passes = 0; ///< that the NPU computed to their end
 };
 
 struct GenerationResult {
@@ -106,7 +109,13 @@ private:
     Status start();
     [[nodiscard]] bool in_prompt() const;
     [[nodiscard]] engine::BatchPart next(std::size_t most);
-    Result<bool> advance(const engine::BatchPart& part, std::uint64_t wall_ns, std::uint64_t wait_ns);
+    /// What a pass took. Nanoseconds.
+    struct PassTimes {
+        std::uint64_t wall_ns = 0;
+        std::uint64_t wait_ns = 0; ///< of that, for weights
+        std::uint64_t npu_ns = 0, npu_passes = 0;
+    };
+    Result<bool> advance(const engine::BatchPart& part, const PassTimes& times);
     Result<bool> answer(std::span<const float> logits);
     void publish(std::string text);
     void publish_logprobs(std::span<const float> logits, TokenId token);

@@ -150,6 +150,13 @@ std::vector<engine::BatchPart> Generator::parts(const std::vector<Shared>& group
     return parts;
 }
 
+/// Who computes a pass: what the first request says that says something.
+engine::NpuUse Generator::npu_use(const std::vector<Shared>& group) const {
+    for (const Shared& generation : group)
+        if (generation->options_.npu) return *generation->options_.npu;
+    return options_.npu;
+}
+
 /// One pass for requests of one model.
 void Generator::pass(const std::vector<Shared>& group) {
     const auto model = group.front()->model_; // stays, whoever ends
@@ -165,7 +172,8 @@ void Generator::pass(const std::vector<Shared>& group) {
     std::vector<Shared> owners;
     std::vector<engine::BatchPart> parts = this->parts(group, owners);
     const auto begin = Clock::now();
-    const std::uint64_t waited = batch.timings().weights_wait_ns;
+    const engine::BatchTimings before = batch.timings();
+    batch.use_npu(npu_use(owners));
     const bool wanted = std::ranges::none_of(owners, [](const Shared& g) { return g->cancelled(); });
     Status computed = fail(ErrorCode::kBusy, "some have left");
     if (wanted) computed = batch.run(parts);
@@ -173,13 +181,16 @@ void Generator::pass(const std::vector<Shared>& group) {
         const std::lock_guard lock(mutex_);
         computing_ = nullptr;
     }
-    const std::uint64_t wall = nanoseconds_since(begin), wait = batch.timings().weights_wait_ns - waited;
+    const engine::BatchTimings& after = batch.timings();
+    const Generation::PassTimes times{nanoseconds_since(begin),
+                                      after.weights_wait_ns - before.weights_wait_ns,
+                                      after.npu_ns - before.npu_ns, after.npu_passes - before.npu_passes};
     for (std::size_t i = 0; i < parts.size(); ++i) {
         Result<bool> done = [&]() -> Result<bool> {
             if (!computed && computed.error().code == ErrorCode::kBusy) return false; // another time
             FLEX_TRY(computed);
             try {
-                return owners[i]->advance(parts[i], wall, wait);
+                return owners[i]->advance(parts[i], times);
             } catch (const std::bad_alloc&) {
                 return fail(ErrorCode::kOutOfMemory, "the answer needs more memory than there is");
             }

@@ -17,6 +17,7 @@ struct GeneratorOptions {
     /// Prompt tokens per pass while others wait for their next token or prompt; alone, a prompt gets all the
     /// batch takes.
     std::size_t shared_prompt_tokens = 64;
+    engine::NpuUse npu = engine::NpuUse::kAuto; ///< where a request says nothing else
 };
 
 /// Any thread.
@@ -36,6 +37,7 @@ private:
     void admit();
     [[nodiscard]] bool fits(const Generation& generation) const;
     [[nodiscard]] std::vector<Shared> choose();
+    [[nodiscard]] engine::NpuUse npu_use(const std::vector<Shared>& group) const;
     void pass(const std::vector<Shared>& group);
     [[nodiscard]] std::vector<engine::BatchPart> parts(const std::vector<Shared>& group,
                                                        std::vector<Shared>& owners);

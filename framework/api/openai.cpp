@@ -291,6 +291,10 @@ Status read_extras(const Json& object, CompletionRequest& request) {
     }
     FLEX_TRY(read_count(object, "max_tokens", request.max_tokens, 1));
     FLEX_TRY(read_count(object, "max_completion_tokens", request.max_tokens, 1));
+    if (const Json* use = field(object, "npu"); use != nullptr) {
+        if (!use->is_string()) return invalid("npu must be \"on\", \"off\" or \"auto\"");
+        FLEX_ASSIGN(request.options.npu, engine::npu_use(use->get<std::string>()));
+    }
     if (const Json* key = field(object, "prompt_cache_key"); key != nullptr) {
         if (!key->is_string() || key->get_ref<const std::string&>().size() > kMaxStopBytes) {
             return invalid("prompt_cache_key must be a string of at most " + std::to_string(kMaxStopBytes) +
@@ -327,7 +331,9 @@ Json timings_json(const GenerationTimings& t) {
             {"compute_ms", rounded(t.compute_ms)},
             {"ttft_ms", rounded(t.ttft_ms)},
             {"decode_ms", rounded(t.decode_ms)},
-            {"decode_tokens_per_second", rounded(t.decode_tokens_per_second)}};
+            {"decode_tokens_per_second", rounded(t.decode_tokens_per_second)},
+            {"npu_ms", rounded(t.npu_ms)},
+            {"npu_passes", t.npu_passes}};
 }
 
 Json chat_entry(const AnswerLogprobs::Entry& entry) {
@@ -537,6 +543,16 @@ std::string format_status(const ServerStatus& status) {
     }
     const pipeline::CacheCounters& c = status.cache;
     const GeneratorStatus& g = status.generator;
+    Json npu = nullptr;
+    if (status.npu) {
+        const npu::Counters& n = *status.npu;
+        npu = {{"jobs", n.jobs},
+               {"failures", n.failures},
+               {"switches", n.switches},
+               {"acquire_ns", n.acquire_ns},
+               {"release_ns", n.release_ns},
+               {"busy_ns", n.busy_ns}};
+    }
     return dump({{"protection", status.protection},
                  {"protected", status.is_protected},
                  {"uptime_seconds", rounded(status.uptime_seconds)},
@@ -555,6 +571,7 @@ std::string format_status(const ServerStatus& status) {
                    {"asks", c.asks},
                    {"bytes_asked", c.bytes_asked},
                    {"bytes_given_back", c.bytes_given_back}}},
+                 {"npu", npu},
                  {"requests",
                   {{"busy", g.busy},
                    {"waiting", g.waiting},

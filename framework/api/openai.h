@@ -9,6 +9,7 @@
 
 #include "api/generation.h"
 #include "base/result.h"
+#include "npu/driver/npu.h"
 #include "tokenizer/chat.h"
 
 namespace flex::api {
@@ -79,6 +80,7 @@ struct ServerStatus {
     std::vector<pipeline::ModelStatus> models;
     pipeline::CacheCounters cache;
     GeneratorStatus generator;
+    std::optional<npu::Counters> npu; ///< nothing: there is none
 };
 [[nodiscard]] std::string format_status(const ServerStatus& status);
 

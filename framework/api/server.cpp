@@ -18,13 +18,16 @@ using Clock = std::chrono::steady_clock;
 // refusals included.
 constexpr std::size_t kConnectionThreads = 10;
 constexpr std::size_t kMaxWaitingConnections = 16;
-constexpr GeneratorOptions kGeneratorOptions{.max_running = 4, .max_waiting = 3};
 constexpr time_t kReadSeconds = 10, kWriteSeconds = 10, kKeepAliveSeconds = 5;
 constexpr std::size_t kKeepAliveRequests = 100;
 constexpr std::chrono::milliseconds kPollInterval(100);
 constexpr std::chrono::milliseconds kReclaimWait(500);
 constexpr int kReclaimAttempts = 20;
 constexpr const char* kJson = "application/json";
+
+GeneratorOptions generator_options(engine::NpuUse npu) {
+    return {.max_running = 4, .max_waiting = 3, .npu = npu};
+}
 
 void send_error(httplib::Response& response, const Error& error) {
     response.status = http_status(error.code);
@@ -152,7 +155,7 @@ bool send_part(Answer& answer, const httplib::Request& request, httplib::DataSin
 
 struct Server::State {
     State(port::Port& p, const ServerOptions& o)
-        : port(p), options(o), models(p, o.models), generator(kGeneratorOptions) {}
+        : port(p), options(o), models(p, o.models), generator(generator_options(o.models.npu_use)) {}
     ~State() {
         stopping = true;
         if (reclaimer.joinable()) reclaimer.join();
@@ -230,6 +233,7 @@ ServerStatus Server::State::status() {
     status.models = models.status();
     status.cache = models.counters();
     status.generator = generator.status();
+    if (options.models.npu != nullptr) status.npu = options.models.npu->counters();
     return status;
 }
 

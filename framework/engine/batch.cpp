@@ -158,6 +158,15 @@ Status Batch::run(std::span<BatchPart> parts) {
     return {};
 }
 
+Result<NpuUse> npu_use(std::string_view name) {
+    if (name == "auto") return NpuUse::kAuto;
+    if (name == "on") return NpuUse::kOn;
+    if (name == "off") return NpuUse::kOff;
+    return fail(ErrorCode::kInvalidArgument,
+                "the NPU can be on, off or auto, not \"" + std::string(name) + "\"");
+}
+
+void Batch::use_npu(NpuUse use) { state_->options.npu_use = use; }
 std::uint32_t Batch::rows() const { return state_->options.rows; }
 std::uint32_t Batch::context() const { return state_->options.context; }
 const Model& Batch::model() const { return state_->model; }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string_view>
 
 #include "base/result.h"
 #include "base/token.h"
@@ -25,7 +26,10 @@ struct BatchState;
 enum class NpuUse : std::uint8_t {
     kAuto, ///< the NPU where it is likely to be faster
     kOn,   ///< the NPU whenever it is to be had
+    kOff,  ///< the CPU
 };
+/// From its name: "auto", "on", "off". Error: kInvalidArgument.
+Result<NpuUse> npu_use(std::string_view name);
 
 struct BatchOptions {
     std::uint32_t rows = 512;   ///< tokens computed per pass, over all sessions; 1..4096
@@ -68,6 +72,9 @@ public:
     /// where they stood. Error: kInvalidArgument (more than rows() tokens), and whatever the gate returns;
     /// then nobody has moved.
     Status run(std::span<BatchPart> parts);
+
+    /// For the passes from now on, instead of what the options say.
+    void use_npu(NpuUse use);
 
     [[nodiscard]] std::uint32_t rows() const;
     [[nodiscard]] std::uint32_t context() const;

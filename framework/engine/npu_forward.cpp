@@ -27,7 +27,7 @@ std::uint64_t since(std::chrono::steady_clock::time_point start) {
 } // namespace
 
 bool NpuForward::chosen(std::size_t tokens, std::size_t wanted) {
-    if (Clock::now() < not_before_) return false;
+    if (s_.options.npu_use == NpuUse::kOff || Clock::now() < not_before_) return false;
     return s_.options.npu_use == NpuUse::kOn || cost_.npu_is_faster(work_of(tokens, wanted));
 }
 
@@ -91,11 +91,14 @@ Status NpuForward::begin() {
     Status begun = npu_.begin();
     begun_ = begun.ok();
     if (begun_) return begun;
-    npu_failed_ = begun.error().code != ErrorCode::kBusy;
-    if (!npu_failed_) {
-        leave_ = true;
-        pause_ = std::clamp(2 * pause_, kBusyPause, kLongestPause);
-        not_before_ = Clock::now() + std::min(pause_, kFailurePause);
+    const ErrorCode why = begun.error().code;
+    leave_ = why == ErrorCode::kBusy || why == ErrorCode::kUnsupported;
+    npu_failed_ = !leave_;
+    if (why == ErrorCode::kBusy) {
+        pause_ = std::clamp(2 * pause_, kBusyPause, kFailurePause);
+        not_before_ = Clock::now() + pause_;
+    } else if (leave_) {
+        not_before_ = Clock::now() + kLongestPause; // there is none, and hardly will be
     }
     return begun;
 }

@@ -2,7 +2,7 @@
 // takes no arguments; on Linux it is the same program without protection, for development.
 //
 //   flexserved [--home FOLDER] [--address A] [--port N] [--threads N] [--context N] [--kv f32|f16|q8_0]
-//              [--cache MIB] [--gguf NAME=FILE]...
+//              [--cache MIB] [--npu on|off|auto] [--gguf NAME=FILE]...
 #include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -15,6 +15,8 @@
 
 #include "api/server.h"
 #include "api/tls.h"
+#include "npu/driver/linux_npu.h"
+#include "npu/driver/secure.h"
 #include "port/identity.h"
 #ifdef FLEX_HAS_CHAT_COMPILER
 #include "package/chat_compiler.h"
@@ -66,6 +68,8 @@ Status set(Arguments& arguments, const std::string& name, const char* value) {
         arguments.server.models.cache_bytes = mib << 20;
     } else if (name == "--kv") {
         FLEX_ASSIGN(arguments.server.models.kv, flex::engine::kv_type(value));
+    } else if (name == "--npu") {
+        FLEX_ASSIGN(arguments.server.models.npu_use, flex::engine::npu_use(value));
     } else if (const char* file = std::strchr(value, '='); name == "--gguf" && file != nullptr) {
         arguments.gguf.emplace_back(std::string(value, file), file + 1);
     } else {
@@ -81,6 +85,37 @@ Result<std::unique_ptr<flex::port::Port>> make_port(const Arguments& arguments) 
         return flex::fail(flex::ErrorCode::kInvalidArgument, "--home FOLDER is needed outside the device");
     }
     return flex::port::make_native_port(arguments.home);
+}
+
+/// Under the trusted OS the one that it gives (whether there is one shows when it is first used), on Linux
+/// that of its driver.
+Result<std::unique_ptr<flex::npu::Npu>> open_npu(flex::port::Port& port) {
+    if (port.is_protected()) {
+        FLEX_ASSIGN(auto npu, flex::npu::SecureNpu::create(port, {}));
+        return std::unique_ptr<flex::npu::Npu>(std::move(npu));
+    }
+    FLEX_ASSIGN(auto npu, flex::npu::LinuxNpu::create(port));
+    return std::unique_ptr<flex::npu::Npu>(std::move(npu));
+}
+
+/// Null: there is none, or it is not to be used.
+Result<std::unique_ptr<flex::npu::Npu>> make_npu(flex::port::Port& port, flex::engine::NpuUse use) {
+    using flex::ErrorCode;
+    std::unique_ptr<flex::npu::Npu> none;
+    if (use == flex::engine::NpuUse::kOff) return none;
+    auto npu = open_npu(port);
+    if (use == flex::engine::NpuUse::kOn) {
+        FLEX_TRY(npu.ok() ? Status() : npu.error());
+        // That the normal world does not give it now is no reason not to start.
+        const Status begun = (*npu)->begin();
+        if (!begun && begun.error().code != ErrorCode::kBusy) return begun.error();
+        if (begun) (*npu)->end(false);
+    } else if (!npu) {
+        if (npu.error().code != ErrorCode::kUnsupported)
+            std::fprintf(stderr, "flexserved: without an NPU: %s\n", npu.error().message.c_str());
+        return none;
+    }
+    return npu;
 }
 
 /// Chat templates are compiled on a publisher's machine: in the device there are only packages that have this
@@ -100,6 +135,8 @@ Status serve(Arguments arguments) {
     flex::crypto::initialise();
     FLEX_ASSIGN(const auto port, make_port(arguments));
     auto& options = arguments.server;
+    FLEX_ASSIGN(const auto npu, make_npu(*port, options.models.npu_use));
+    options.models.npu = npu.get();
     const auto endpoint = port->default_endpoint();
     if (options.endpoint.address.empty()) options.endpoint = {endpoint.address, options.endpoint.port};
     if (options.endpoint.port == 0 && !arguments.endpoint_given) options.endpoint.port = endpoint.port;

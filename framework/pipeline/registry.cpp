@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "memory/kv_arena.h"
 #include "memory/kv_memory.h"
 
 namespace flex::pipeline {
@@ -102,14 +103,20 @@ Status Registry::add_kv(ServedModel& served) {
     const std::uint64_t memory = frames * kFrameBytes;
     served.context =
         options_.context != 0 ? options_.context : default_context(layout, shape.context, memory);
-    engine::BatchOptions options{kRowsPerPass, served.context, served.weights.get(), options_.kernels};
+    engine::BatchOptions options{kRowsPerPass,     served.context, served.weights.get(),
+                                 options_.kernels, options_.npu,   options_.npu_use};
     FLEX_ASSIGN(served.batch, engine::Batch::create(served.weights->model(), pool_, options));
     // Where memory is known, all sessions of a model together take no more than one alone might.
     const std::uint64_t one = layout.bytes(served.context);
     const std::uint64_t limit = memory == 0 ? kContextsPerModel * one : std::max(memory / 4, one);
-    served.kv_memory = std::make_unique<memory::FlexKvMemory>(
-        port_, [this](std::uint64_t bytes) { return make_room(bytes); });
-    served.kv = std::make_shared<engine::KvPool>(layout, limit / layout.block_bytes(), *served.kv_memory);
+    const std::uint64_t blocks = limit / layout.block_bytes();
+    if (options_.npu != nullptr && !port_.is_protected()) {
+        FLEX_ASSIGN(served.kv_memory, memory::KvArena::create(layout.block_bytes(), blocks));
+    } else {
+        served.kv_memory = std::make_unique<memory::FlexKvMemory>(
+            port_, [this](std::uint64_t bytes) { return make_room(bytes); });
+    }
+    served.kv = std::make_shared<engine::KvPool>(layout, blocks, *served.kv_memory);
     served.conversations = std::make_unique<Conversations>(served.batch, served.kv, served.context);
     return {};
 }

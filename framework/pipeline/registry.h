@@ -49,7 +49,9 @@ struct RegistryOptions {
     std::uint32_t context = 0;                ///< tokens per session; 0: see default_context
     std::optional<engine::KvType> kv{};       ///< how KV caches are stored; nothing: see default_kv
     const engine::Kernels* kernels = nullptr; ///< null: the best this CPU has (engine/kernels/kernels.h)
-    memory::PolicyOptions policy{};           ///< what stays in memory
+    npu::Npu* npu = nullptr;                  ///< not owned; null: none
+    engine::NpuUse npu_use = engine::NpuUse::kAuto;
+    memory::PolicyOptions policy{}; ///< what stays in memory
     /// Weights and conversations kept while no request runs; 0: all there is memory for.
     std::uint64_t cache_bytes = 0;
 };

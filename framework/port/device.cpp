@@ -8,6 +8,14 @@
 
 namespace flex::port {
 
+Result<flex_npu_grant> Port::acquire_npu(std::chrono::milliseconds) {
+    return fail(ErrorCode::kUnsupported, "this port has no NPU");
+}
+Status Port::bus_addresses(const std::byte*, std::span<std::uint64_t>) {
+    return fail(ErrorCode::kInvalidArgument, "this port has no bus addresses");
+}
+Result<int> Port::open_npu() { return fail(ErrorCode::kUnsupported, "this port has no NPU"); }
+
 #if defined(__aarch64__)
 namespace {
 
@@ -105,6 +113,30 @@ public:
         to.mapped_bytes = from.mapped_frames * kFrame;
         to.pool_bytes = from.pool_frames * kFrame;
         return to;
+    }
+
+    Result<flex_npu_grant> acquire_npu(std::chrono::milliseconds patience) override {
+        flex_npu_grant grant{};
+        const long result = system_call(FLEX_SYS_NPU_ACQUIRE, static_cast<std::uint64_t>(patience.count()),
+                                        address_of(&grant));
+        if (!is_error(result)) return grant;
+        if (result == -ENODEV) return fail(ErrorCode::kUnsupported, "this device has no NPU");
+        if (result == -EBUSY) return fail(ErrorCode::kBusy, "the normal world does not give the NPU now");
+        return error_of(result, "cannot have the NPU");
+    }
+
+    void release_npu() override { system_call(FLEX_SYS_NPU_RELEASE, 0); }
+
+    NpuHold wait_npu(std::chrono::nanoseconds timeout) override {
+        const long result = system_call(FLEX_SYS_NPU_WAIT, static_cast<std::uint64_t>(timeout.count()));
+        return is_error(result) ? NpuHold::kLost : result == 0 ? NpuHold::kHeld : NpuHold::kWanted;
+    }
+
+    Status bus_addresses(const std::byte* from, std::span<std::uint64_t> pages) override {
+        const long result =
+            system_call(FLEX_SYS_MEM_ADDRESSES, address_of(from), pages.size(), address_of(pages.data()));
+        if (!is_error(result)) return {};
+        return fail(ErrorCode::kInvalidArgument, "this memory has no bus address");
     }
 
     [[nodiscard]] const std::string& store_folder() const override { return store_; }

@@ -1,8 +1,11 @@
 // Port to Linux, for development and comparison. Nothing is protected; keys lie in plain files.
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
+#include <cstring>
 #include <mutex>
 #include <thread>
 
@@ -18,6 +21,7 @@ constexpr std::size_t kPage = 4096;
 constexpr std::size_t kHugePage = 2u << 20; // of x86-64, and of arm64 with 4 KiB pages
 constexpr std::size_t kSecureStoreBytes = 16384;
 constexpr std::uint16_t kPort = 8443;
+constexpr const char* kNpuFile = "/dev/flexnpu";
 
 std::uint64_t now_ns() {
     return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
@@ -100,6 +104,13 @@ public:
         MemoryInfo info;
         info.mapped_bytes = mapped_;
         return info;
+    }
+
+    Result<int> open_npu() override {
+        const int file = ::open(kNpuFile, O_RDWR | O_CLOEXEC);
+        if (file >= 0) return file;
+        return fail(ErrorCode::kUnsupported,
+                    std::string("there is no NPU to be had: ") + kNpuFile + ": " + std::strerror(errno));
     }
 
     [[nodiscard]] const std::string& store_folder() const override { return store_; }

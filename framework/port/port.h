@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "abi/syscall.h"
 #include "base/crypto.h"
 #include "base/result.h"
 
@@ -44,6 +45,13 @@ struct Endpoint {
     std::uint16_t port = 0;
 };
 
+/// What has become of the NPU that this program acquired.
+enum class NpuHold : std::uint8_t {
+    kHeld,
+    kWanted, ///< the normal world wants it back: release it soon, or it is taken
+    kLost,   ///< it is not held (any more)
+};
+
 class Port {
 public:
     virtual ~Port() = default;
@@ -72,6 +80,20 @@ public:
     /// Bytes that the normal world wants back; 0 when the time is over.
     virtual std::uint64_t wait_reclaim(std::chrono::milliseconds timeout) = 0;
     virtual MemoryInfo memory_info() = 0;
+
+    // The NPU (abi/npu.h). What a port does not override says that there is none.
+    /// In the device: the program holds it, just reset; the normal world has `patience` to end its own jobs.
+    /// Errors: kUnsupported (there is none), kBusy (not now).
+    virtual Result<flex_npu_grant> acquire_npu(std::chrono::milliseconds patience);
+    /// Its registers are unmapped and the device is reset. Also needed after kLost.
+    virtual void release_npu() {}
+    /// Returns when the time is over or the NPU is no longer just held. Any thread, several at a time.
+    virtual NpuHold wait_npu(std::chrono::nanoseconds) { return NpuHold::kLost; }
+    /// Where the NPU sees the pages of a block of Flex-Mem, from `from` on; until the block is freed. Error:
+    /// kInvalidArgument (other memory).
+    virtual Status bus_addresses(const std::byte* from, std::span<std::uint64_t> pages);
+    /// On Linux: the driver's file (abi/npu_linux.h), to be closed by the caller. Error: kUnsupported.
+    virtual Result<int> open_npu();
 
     /// Where packages lie (read-only in the device).
     [[nodiscard]] virtual const std::string& store_folder() const = 0;

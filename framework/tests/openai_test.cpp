@@ -19,9 +19,10 @@ TEST(OpenAi, a_chat_request_is_read_in_full) {
     const auto r = good(Endpoint::kChat, R"({"model":"m","messages":[
         {"role":"developer","content":"be brief"},{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}],
         "temperature":0.5,"top_p":0.9,"top_k":7,"min_p":0.1,"seed":42,"max_completion_tokens":9,"stop":["x","y"],
-        "stream":true,"stream_options":{"include_usage":true},"prompt_cache_key":"k","chat_template_kwargs":{"enable_thinking":false},
+        "stream":true,"stream_options":{"include_usage":true},"prompt_cache_key":"k","npu":"off","chat_template_kwargs":{"enable_thinking":false},
         "n":1,"user":"somebody","logit_bias":{},"tools":[],"response_format":{"type":"text"},"logprobs":false})");
     EXPECT_EQ(r.model, "m");
+    EXPECT_EQ(r.options.npu, engine::NpuUse::kOff);
     ASSERT_EQ(r.conversation.messages.size(), 2u);
     EXPECT_EQ(r.conversation.messages[0].role, tokenizer::Role::kSystem);
     EXPECT_EQ(r.conversation.messages[1].content, "ab");
@@ -193,6 +194,8 @@ const Bad kBadChats[] = {
     {"{" M R"(,"response_format":{"type":5}})", "response_format"},
     {"{" M R"(,"chat_template_kwargs":5})", "chat_template_kwargs"},
     {"{" M R"(,"prompt_cache_key":5})", "prompt_cache_key"},
+    {"{" M R"(,"npu":5})", "npu"},
+    {"{" M R"(,"npu":"perhaps"})", "NPU"},
 };
 #undef M
 INSTANTIATE_TEST_SUITE_P(Table, BadChat, testing::ValuesIn(kBadChats));
@@ -242,7 +245,8 @@ TEST(OpenAi, a_chat_answer_has_the_api_s_shape) {
     EXPECT_EQ(answer["usage"]["total_tokens"], 8);
     EXPECT_EQ(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
     for (const char* part :
-         {"allocate_ms", "load_ms", "decrypt_ms", "compute_ms", "ttft_ms", "decode_tokens_per_second"}) {
+         {"allocate_ms", "load_ms", "decrypt_ms", "compute_ms", "ttft_ms", "decode_tokens_per_second",
+          "npu_ms", "npu_passes"}) {
         EXPECT_TRUE(answer["timings"][part].is_number()) << part;
     }
     EXPECT_EQ(answer["timings"]["ttft_ms"], 12.5);

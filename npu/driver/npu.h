@@ -7,7 +7,7 @@
 
 #include "abi/npu.h"
 #include "base/result.h"
-#include "npu/driver/job.h"
+#include "npu/job/job.h"
 
 namespace flex::npu {
 

@@ -57,6 +57,7 @@ constexpr std::array kRooms{
     Room{"monitor", 4500},
     Room{"tos", 8000},
     Room{"npu/driver", 800},
+    Room{"npu/job", 250},
     Room{"framework/base", 1000},
     Room{"framework/engine", 6000},
     Room{"framework/tokenizer", 2500},
@@ -74,7 +75,7 @@ bool is_trusted_code(const fs::path& file) {
     const std::string name = file.filename();
     for (const fs::path& part : file)
         if (part == "tests") return false;
-    for (const char* outside : {"avx", "native.cpp", "seal.", "convert", "chat_compiler", "chat_probes", "jinja"})
+    for (const char* outside : {"avx", "native.cpp", "linux_npu", "seal.", "convert", "chat_compiler", "chat_probes", "jinja"})
         if (name.starts_with(outside)) return false;
     const std::string extension = file.extension();
     return extension == ".cpp" || extension == ".h" || extension == ".hpp" || extension == ".S" || extension == ".c";

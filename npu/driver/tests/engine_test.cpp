@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <fstream>
 #include <functional>
 #include <iterator>
@@ -13,6 +14,7 @@
 #include "engine/sampler.h"
 #include "engine/tests/loaded_model.h"
 #include "engine/thread_pool.h"
+#include "memory/kv_arena.h"
 #include "npu/driver/tests/local_npu.h"
 
 namespace flex::engine {
@@ -396,6 +398,20 @@ TEST(EngineOnNpu, auto_computes_where_it_is_faster) {
     Group both(loaded->model, &fast, NpuUse::kAuto);
     expect_same(expected, bustle(both));
     EXPECT_GE(both.batch->timings().npu_passes, 1u);
+}
+
+TEST(KvArena, has_its_slots_side_by_side) {
+    const KvLayout layout{KvType::kF16, 2, 2, 64};
+    const auto arena = memory::KvArena::create(layout.block_bytes(), 4).value();
+    KvPool pool(layout, 4, *arena);
+    std::vector<KvBlockRef> blocks;
+    for (int i = 0; i < 4; ++i) blocks.push_back(pool.take().value());
+    for (const KvBlockRef& block : blocks) {
+        EXPECT_EQ(block.data(), blocks[0].data() + block.slot() * layout.block_bytes());
+        std::ranges::fill(block.bytes(), std::byte{1});
+    }
+    EXPECT_FALSE(arena->allocate(layout.block_bytes(), 4).ok());
+    EXPECT_FALSE(arena->allocate(layout.block_bytes() + 1, 0).ok());
 }
 
 } // namespace

@@ -1,6 +1,8 @@
 // The device model in this process, as an Npu: a bus address is a pointer. For tests.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "npu/driver/job.h"
+#include "npu/job/job.h"
 
 #include <algorithm>
 #include <bit>
