@@ -204,7 +204,9 @@ void register_sim(CLI::App& app) {
     command->add_option("--zipf", a->trace.zipf,
                         "exponent of the models' popularity (default 1; 0: all alike)");
     command->add_option("--gap", a->trace.gap_seconds, "mean seconds between requests (default 60)");
-    command->add_option("--burst", a->trace.burst, "requests at once, to one model (default 1)")
+    command->add_option("--think", a->trace.think_seconds,
+                        "mean seconds between those of a burst (default 0)");
+    command->add_option("--burst", a->trace.burst, "requests of a burst, to one model (default 1)")
         ->check(CLI::Range(1, 1000));
     command->add_option("--prompt", a->trace.prompt_median, "median prompt, tokens (default 256)");
     command->add_option("--sigma", a->trace.prompt_sigma, "spread of the prompts' logarithm (default 0.8)");

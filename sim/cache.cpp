@@ -27,16 +27,24 @@ public:
         return bytes;
     }
     void used(const Request& request, double first, double) override {
+        double recent = 0;
+        for (const auto& history : history_) recent += history.recent(first, options_);
+        if (recent > 0)
+            repetition_.note(request.model == last_, history_[last_].recent(first, options_) / recent);
+        last_ = request.model;
         history_[request.model].note(first, request.prompt, options_);
         resident_[request.model] = static_cast<std::uint32_t>(stages_[request.model].size());
     }
-    void limit(double now, std::uint64_t budget) override {
-        const auto models = views(now);
-        const std::uint64_t held = memory::resident_bytes({models, {}});
-        if (held > budget) apply(memory::victims({models, {}}, options_, held - budget));
+    void limit(double now, std::uint64_t budget, const std::vector<bool>& waiting) override {
+        auto models = views(now);
+        for (std::size_t i = 0; i < models.size(); ++i) models[i].pinned = waiting[i];
+        const std::uint64_t held = memory::resident_bytes({models, {}, 0});
+        if (held > budget)
+            apply(memory::victims({models, {}, repetition_.excess()}, options_, held - budget));
     }
     void rest(double from, double to, std::uint64_t budget) override {
-        const memory::Plan plan = memory::balance({views(from), {}}, options_, budget);
+        const auto models = views(from);
+        const memory::Plan plan = memory::balance({models, {}, repetition_.excess()}, options_, budget);
         apply(plan.drops);
         double now = from;
         for (const memory::Step& step : plan.loads) {
@@ -56,6 +64,7 @@ private:
             view.recent = history_[i].recent(now, options_);
             view.count = history_[i].count();
             view.prompts = history_[i].prompts();
+            view.last = i == last_;
             view.bandwidth = device_.bandwidth();
             view.prefill_rate = device_.models[i].prefill_rate;
             models.push_back(view);
@@ -71,6 +80,8 @@ private:
     std::vector<std::vector<std::uint64_t>> stages_;
     std::vector<memory::UseHistory> history_;
     std::vector<std::uint32_t> resident_;
+    memory::Repetition repetition_;
+    std::uint32_t last_ = 0;
 };
 
 /// Least recently used first: whole models, or the pages of a model from its beginning (each pass touches
@@ -92,10 +103,11 @@ public:
         std::erase(order_, request.model);
         order_.push_back(request.model);
     }
-    void limit(double, std::uint64_t budget) override {
+    void limit(double, std::uint64_t budget, const std::vector<bool>& waiting) override {
         std::uint64_t held = std::reduce(resident_.begin(), resident_.end(), std::uint64_t{0});
         for (const std::uint32_t model : order_) {
             if (held <= budget) break;
+            if (waiting[model]) continue;
             std::uint64_t goes = resident_[model];
             if (pages_) goes = std::min(goes, (held - budget + kPage - 1) / kPage * kPage);
             resident_[model] -= goes;

@@ -74,14 +74,16 @@ std::vector<Outcome> simulate(const Device& device, const Trace& trace, Strategy
     double now = 0;
     std::uint64_t budget = budget_for(strategy, trace.budgets.empty() ? 0 : trace.budgets.front().bytes);
     std::size_t change = 0;
-    for (const Request& request : trace.requests) {
+    std::vector<bool> waiting(device.models.size());
+    for (std::size_t i = 0; i < trace.requests.size(); ++i) {
+        const Request& request = trace.requests[i];
         const double start = std::max(now, request.at);
         for (; change < trace.budgets.size() && trace.budgets[change].at <= start; ++change) {
             const double at = std::max(trace.budgets[change].at, now);
             if (at > now) cache->rest(now, at, budget);
             now = at;
             budget = budget_for(strategy, trace.budgets[change].bytes);
-            cache->limit(now, budget);
+            cache->limit(now, budget, waiting);
         }
         if (start > now) cache->rest(now, start, budget);
         const Model& model = device.models[request.model];
@@ -93,7 +95,10 @@ std::vector<Outcome> simulate(const Device& device, const Trace& trace, Strategy
         outcomes.push_back(outcome);
         now = start + outcome.ttft + request.answer / model.decode_rate;
         cache->used(request, start + outcome.ttft, now);
-        cache->limit(now, budget);
+        waiting.assign(waiting.size(), false);
+        for (std::size_t next = i + 1; next < trace.requests.size() && trace.requests[next].at <= now; ++next)
+            waiting[trace.requests[next].model] = true;
+        cache->limit(now, budget, waiting);
     }
     return outcomes;
 }

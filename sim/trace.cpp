@@ -48,6 +48,7 @@ std::vector<Request> make_requests(const TraceOptions& options) {
         now += random.exponential(options.gap_seconds);
         const auto model = static_cast<std::uint32_t>(random.one_of(weights));
         for (std::uint32_t i = 0; i < options.burst && requests.size() < options.requests; ++i) {
+            if (i > 0 && options.think_seconds > 0) now += random.exponential(options.think_seconds);
             const double tokens = options.prompt_median * std::exp(options.prompt_sigma * random.normal());
             requests.push_back({now, model,
                                 static_cast<std::uint32_t>(std::clamp(tokens, kLeastPrompt, kMostPrompt)),

@@ -16,24 +16,49 @@ double decay(double age, const PolicyOptions& options) {
 
 double share(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
-struct Sums {
-    double recent = 0, count = 0;
+/// Of the models, by the view's index: 0..1, together at most 1.
+struct Shares {
+    std::vector<double> recent;
+    std::vector<double> weight; ///< how likely the next request is this model's; 2: it is known to be
 };
 
-Sums sums_of(std::span<const ModelView> models) {
-    Sums sums;
-    for (const ModelView& model : models) {
-        sums.recent += model.recent;
-        sums.count += static_cast<double>(model.count);
+Shares shares_of(const MemoryView& view, const PolicyOptions& options) {
+    double recent = 0, count = 0;
+    for (const ModelView& model : view.models) {
+        recent += model.recent;
+        count += static_cast<double>(model.count);
     }
-    return sums;
+    Shares shares;
+    for (const ModelView& model : view.models) {
+        const auto repeated = [&](double counted) {
+            return (1 - view.repetition) * counted + (model.last ? view.repetition : 0);
+        };
+        const double lately = share(model.recent, recent);
+        const double ever = share(static_cast<double>(model.count), count);
+        shares.recent.push_back(repeated(lately));
+        shares.weight.push_back(
+            model.next ? 2 : repeated(options.recent_weight * lately + (1 - options.recent_weight) * ever));
+    }
+    return shares;
 }
 
-/// How likely the next request is this model's.
-double weight_of(const ModelView& model, const Sums& sums, const PolicyOptions& options) {
-    if (model.next) return 2; // more than any share
-    return options.recent_weight * share(model.recent, sums.recent) +
-           (1 - options.recent_weight) * share(static_cast<double>(model.count), sums.count);
+std::vector<bool> hot_by(const Shares& shares, const MemoryView& view, const PolicyOptions& options) {
+    const std::size_t count = view.models.size();
+    std::vector<bool> hot(count);
+    bool any = false;
+    for (std::size_t i = 0; i < count; ++i) {
+        hot[i] = shares.recent[i] > 0 && shares.recent[i] >= options.hot_share;
+        any |= hot[i];
+    }
+    if (!any) {
+        std::vector<std::size_t> order(count);
+        std::iota(order.begin(), order.end(), std::size_t{0});
+        std::ranges::stable_sort(order, std::greater(), [&](std::size_t i) { return shares.recent[i]; });
+        for (std::size_t i = 0; i < std::min<std::size_t>(count, options.top); ++i)
+            hot[order[i]] = shares.recent[order[i]] > 0;
+    }
+    for (std::size_t i = 0; i < count; ++i) hot[i] = hot[i] || view.models[i].next;
+    return hot;
 }
 
 /// Which of the model's recent prompts would wait for the byte at `offset`, were it not resident: 0..1.
@@ -127,32 +152,28 @@ double deadline_prefix(double weight_bytes, double bandwidth, double prefill_sec
     return std::max(0.0, weight_bytes - bandwidth * prefill_seconds);
 }
 
-std::vector<bool> hot_models(std::span<const ModelView> models, const PolicyOptions& options) {
-    const Sums sums = sums_of(models);
-    std::vector<bool> hot(models.size());
-    bool any = false;
-    for (std::size_t i = 0; i < models.size(); ++i) {
-        hot[i] = models[i].recent > 0 && share(models[i].recent, sums.recent) >= options.hot_share;
-        any |= hot[i];
-    }
-    if (!any) {
-        std::vector<std::size_t> order(models.size());
-        std::iota(order.begin(), order.end(), std::size_t{0});
-        std::ranges::stable_sort(order, std::greater(), [&](std::size_t i) { return models[i].recent; });
-        for (std::size_t i = 0; i < std::min<std::size_t>(order.size(), options.top); ++i) {
-            hot[order[i]] = models[order[i]].recent > 0;
-        }
-    }
-    for (std::size_t i = 0; i < models.size(); ++i) hot[i] = hot[i] || models[i].next;
-    return hot;
+void Repetition::note(bool again, double chance) {
+    constexpr double kKeeps = 31.0 / 32; // what happened 32 requests ago counts a third
+    again_ = again_ * kKeeps + (again ? 1 : 0);
+    by_chance_ = by_chance_ * kKeeps + chance;
+    all_ = all_ * kKeeps + 1;
+}
+
+double Repetition::excess() const {
+    constexpr double kDoubt = 4; // requests that did not repeat, before the first
+    return std::clamp((again_ - by_chance_) / (all_ - by_chance_ + kDoubt), 0.0, 1.0);
+}
+
+std::vector<bool> hot_models(const MemoryView& view, const PolicyOptions& options) {
+    return hot_by(shares_of(view, options), view, options);
 }
 
 std::vector<Unit> ranking(const MemoryView& view, const PolicyOptions& options) {
-    const Sums sums = sums_of(view.models);
-    const std::vector<bool> hot = hot_models(view.models, options);
+    const Shares shares = shares_of(view, options);
+    const std::vector<bool> hot = hot_by(shares, view, options);
     std::vector<Unit> units;
     for (std::uint32_t i = 0; i < view.models.size(); ++i) {
-        rank_model(i, view.models[i], hot[i], weight_of(view.models[i], sums, options), units);
+        rank_model(i, view.models[i], hot[i], shares.weight[i], units);
     }
     for (std::uint32_t i = 0; i < view.sessions.size(); ++i)
         rank_session(i, view.sessions[i], options, units);
@@ -185,7 +206,7 @@ std::vector<Step> victims(const MemoryView& view, const PolicyOptions& options, 
 
 Plan balance(const MemoryView& view, const PolicyOptions& options, std::uint64_t budget) {
     const std::vector<Unit> ranked = ranking(view, options);
-    const std::vector<bool> hot = hot_models(view.models, options);
+    const std::vector<bool> hot = hot_models(view, options);
     Plan plan;
     std::uint64_t wanted = resident_bytes(view);
     for (const Unit& unit : std::span(ranked).first(fitting(ranked, budget))) {

@@ -42,11 +42,25 @@ private:
     std::array<std::uint32_t, kPrompts> prompts_{};
 };
 
+/// How much likelier than by chance the next request is to the model of the last one: turns of a conversation
+/// follow each other. 0: models are asked independently; 1: always the same.
+class Repetition {
+public:
+    /// A request to a model; `again`: it is the last request's. `chance`: the last one's share of the recent
+    /// invocations, which is how often that would happen if requests were independent.
+    void note(bool again, double chance);
+    [[nodiscard]] double excess() const;
+
+private:
+    double again_ = 0, by_chance_ = 0, all_ = 0; // decaying with each request
+};
+
 /// One model as the policy sees it. Its resident stages are the first ones, always.
 struct ModelView {
     std::span<const std::uint64_t> stages{}; ///< bytes of each, in the order of computing
     std::uint32_t resident = 0;              ///< stages in memory
     bool pinned = false;                     ///< a request runs: nothing of it may go, all of it is needed
+    bool last = false;                       ///< the last request was to it
     bool next = false;                       ///< known to be called next (a workflow says so): hottest of all
     double recent = 0;                       ///< UseHistory::recent
     std::uint64_t count = 0;                 ///< UseHistory::count
@@ -66,6 +80,7 @@ struct SessionView {
 struct MemoryView {
     std::span<const ModelView> models{};
     std::span<const SessionView> sessions{};
+    double repetition = 0; ///< Repetition::excess
 };
 
 /// Most worth keeping first. "Hidden" is what arrives in time when it is brought in while the earlier stages
@@ -96,8 +111,9 @@ struct Unit {
 [[nodiscard]] double deadline_prefix(double weight_bytes, double bandwidth, double prefill_seconds);
 
 /// The models that are hot, by the view's index: those with options.hot_share of the recent invocations; if
-/// none has it, the options.top most invoked ones; and those that are `next`.
-[[nodiscard]] std::vector<bool> hot_models(std::span<const ModelView> models, const PolicyOptions& options);
+/// none has it, the options.top most invoked ones; and those that are `next`. Where requests repeat, the
+/// shares are (1 - repetition) of what was counted, and the last model has the rest.
+[[nodiscard]] std::vector<bool> hot_models(const MemoryView& view, const PolicyOptions& options);
 
 /// All units, resident or not, most worth keeping first. The stages of a model are in rising order.
 [[nodiscard]] std::vector<Unit> ranking(const MemoryView& view, const PolicyOptions& options);

@@ -172,14 +172,22 @@ Result<std::shared_ptr<ServedModel>> Registry::get(const std::string& name) {
         Entry& entry = models_.at(name); // stays: `model` holds it
         entry.last_use = Clock::now();
         entry.expected = false;
-        count(*(*model)->weights);
+        count(name, *(*model)->weights);
         (*model)->weights->start_loading();
         return model;
     }
 }
 
 /// mutex_ is held.
-void Registry::count(const LoadedModel& weights) {
+void Registry::count(const std::string& name, const LoadedModel& weights) {
+    double recent = 0, recent_of_last = 0;
+    for (const auto& [other, use] : uses_) {
+        const double of_this = use->snapshot().recent;
+        recent += of_this;
+        if (other == last_) recent_of_last = of_this;
+    }
+    if (recent > 0) repetition_.note(name == last_, recent_of_last / recent);
+    last_ = name;
     const engine::Stage loaded = weights.stages_loaded();
     ++(loaded == 0                         ? counters_.misses
        : loaded < weights.model().stages() ? counters_.partial_hits

@@ -129,7 +129,7 @@ private:
     Status add_kv(ServedModel& served);
     Result<std::unique_ptr<WeightSource>> source(const std::string& name);
     Result<std::shared_ptr<ServedModel>> get_or_open(const std::string& name);
-    void count(const LoadedModel& weights);
+    void count(const std::string& name, const LoadedModel& weights);
     void forget(Entry& entry, Taken& taken);
 
     // registry_memory.cpp
@@ -149,6 +149,8 @@ private:
     std::map<std::string, Entry> models_;
     std::map<std::string, std::shared_ptr<ModelUse>> uses_; // also of models that are not open now
     memory::Pressure pressure_;
+    memory::Repetition repetition_;
+    std::string last_;       // whose request came last
     CacheCounters counters_; // streams: of models that are not open any more
     struct GgufFile {
         std::string path;

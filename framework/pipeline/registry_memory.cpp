@@ -19,9 +19,10 @@ struct Registry::Snapshot {
     std::vector<ModelUse::Snapshot> uses;
     std::vector<memory::ModelView> models;
     std::vector<memory::SessionView> sessions;
+    double repetition = 0;
     std::vector<std::pair<const Entry*, std::uint64_t>> conversations; // parallel to sessions
 
-    [[nodiscard]] memory::MemoryView view() const { return {models, sessions}; }
+    [[nodiscard]] memory::MemoryView view() const { return {models, sessions, repetition}; }
     [[nodiscard]] bool any_pinned() const { return std::ranges::any_of(models, &memory::ModelView::pinned); }
 };
 
@@ -29,6 +30,7 @@ struct Registry::Snapshot {
 Registry::Snapshot Registry::snapshot() const {
     Snapshot out;
     out.uses.reserve(models_.size()); // the views point into it
+    out.repetition = repetition_.excess();
     for (const auto& [name, entry] : models_) {
         const LoadedModel& weights = *entry.model->weights;
         const auto& use = out.uses.emplace_back(entry.model->use->snapshot());
@@ -37,6 +39,7 @@ Registry::Snapshot Registry::snapshot() const {
         model.stages = weights.stage_bytes();
         model.resident = weights.stages_held();
         model.pinned = entry.model->in_use();
+        model.last = name == last_;
         model.next = entry.expected;
         model.recent = use.recent;
         model.count = use.history.count();
@@ -167,7 +170,7 @@ Status Registry::expect(const std::string& name, bool expected) {
 std::vector<ModelStatus> Registry::status() const {
     const std::lock_guard lock(mutex_);
     const Snapshot now = snapshot();
-    const std::vector<bool> hot = memory::hot_models(now.models, options_.policy);
+    const std::vector<bool> hot = memory::hot_models(now.view(), options_.policy);
     std::vector<ModelStatus> all;
     for (const auto& [name, entry] : models_) {
         const LoadedModel& weights = *entry.model->weights;

@@ -62,24 +62,55 @@ TEST(UseHistory, remembers_the_last_prompts_only) {
 TEST(HotModels, are_those_over_the_threshold) {
     const ModelOfGigabytes m(1);
     const ModelView models[] = {m.view(50), m.view(25), m.view(24), m.view(1)};
-    EXPECT_EQ(hot_models(models, kOptions), (std::vector{true, true, false, false}));
-    EXPECT_EQ(hot_models(models, {.hot_share = 0.3}), (std::vector{true, false, false, false}));
+    EXPECT_EQ(hot_models({models, {}}, kOptions), (std::vector{true, true, false, false}));
+    EXPECT_EQ(hot_models({models, {}}, {.hot_share = 0.3}), (std::vector{true, false, false, false}));
 }
 
 TEST(HotModels, are_the_top_three_where_none_is_over_the_threshold) {
     const ModelOfGigabytes m(1);
     const ModelView models[] = {m.view(10), m.view(20), m.view(20), m.view(20), m.view(15), m.view(15)};
-    EXPECT_EQ(hot_models(models, kOptions), (std::vector{false, true, true, true, false, false}));
-    EXPECT_EQ(hot_models(models, {.top = 1}), (std::vector{false, true, false, false, false, false}));
+    EXPECT_EQ(hot_models({models, {}}, kOptions), (std::vector{false, true, true, true, false, false}));
+    EXPECT_EQ(hot_models({models, {}}, {.top = 1}), (std::vector{false, true, false, false, false, false}));
     const ModelView unused[] = {m.view(0), m.view(0)};
-    EXPECT_EQ(hot_models(unused, kOptions), (std::vector{false, false}));
+    EXPECT_EQ(hot_models({unused, {}}, kOptions), (std::vector{false, false}));
+}
+
+TEST(HotModels, are_the_last_one_too_where_requests_repeat) {
+    const ModelOfGigabytes m(4);
+    ModelView models[] = {m.view(90), m.view(10)};
+    models[1].last = true;
+    EXPECT_EQ(hot_models({models, {}, 0}, kOptions), (std::vector{true, false}));
+    EXPECT_EQ(hot_models({models, {}, 0.16}, kOptions),
+              (std::vector{true, false})); // 0.84 * 0.1 + 0.16 = 0.244
+    EXPECT_EQ(hot_models({models, {}, 0.17}, kOptions), (std::vector{true, true})); // 0.253
+    // 0.6 of the weight is enough to be first: 0.4 * 0.1 + 0.6 against 0.4 * 0.9.
+    EXPECT_EQ(target({models, {}, 0.6}, kOptions, 4 * kGB).stages, (std::vector<std::uint32_t>{0, 4}));
+}
+
+TEST(Repetition, is_none_where_requests_are_independent_and_grows_where_they_are_not) {
+    Repetition independent, same, turns;
+    EXPECT_EQ(independent.excess(), 0);
+    for (int i = 0; i < 400; ++i) {
+        independent.note(i % 2 == 0, 0.5);
+        same.note(true, 0.5);
+        turns.note(i % 4 != 0, 0.25); // conversations of 4 turns
+    }
+    EXPECT_LT(independent.excess(), 0.02);
+    EXPECT_GT(same.excess(), 0.75); // 32 * 0.5 / (32 * 0.5 + 4) = 0.8
+    EXPECT_NEAR(turns.excess(), 32 * 0.5 / (32 * 0.75 + 4), 0.03);
+}
+
+TEST(Repetition, does_not_jump_to_conclusions) {
+    Repetition one;
+    one.note(true, 0.5);
+    EXPECT_DOUBLE_EQ(one.excess(), 0.5 / 4.5);
 }
 
 TEST(HotModels, include_the_one_that_a_workflow_calls_next) {
     const ModelOfGigabytes m(1);
     ModelView models[] = {m.view(100), m.view(0)};
     models[1].next = true;
-    EXPECT_EQ(hot_models(models, kOptions), (std::vector{true, true}));
+    EXPECT_EQ(hot_models({models, {}}, kOptions), (std::vector{true, true}));
     EXPECT_EQ(ranking({models, {}}, kOptions).front().index, 1u);
 }
 
@@ -237,6 +268,8 @@ struct RandomMemory {
             model.prefill_rate = number(0, 100);
             models.push_back(model);
         }
+        repetition = number(0, 1) * number(0, 10) / 10.0;
+        models[number(0, count - 1)].last = true;
         for (auto left = number(0, 6); left > 0; --left) {
             sessions.push_back({number(0, 40), static_cast<double>(number(0, 900)),
                                 static_cast<double>(number(0, 9)), number(0, 5) == 0});
@@ -245,7 +278,7 @@ struct RandomMemory {
     std::uint32_t number(std::uint32_t least, std::uint32_t most) {
         return std::uniform_int_distribution(least, most)(random);
     }
-    [[nodiscard]] MemoryView view() const { return {models, sessions}; }
+    [[nodiscard]] MemoryView view() const { return {models, sessions, repetition}; }
     [[nodiscard]] std::uint64_t bytes(bool pinned_only, bool resident_only) const {
         std::uint64_t sum = 0;
         for (const ModelView& m : models) {
@@ -276,6 +309,7 @@ struct RandomMemory {
     }
 
     std::mt19937 random;
+    double repetition = 0;
     std::vector<std::vector<std::uint64_t>> stages;
     std::vector<std::vector<std::uint32_t>> prompts;
     std::vector<ModelView> models;
@@ -326,7 +360,7 @@ TEST_P(PolicyProperties, a_balance_keeps_the_budget_and_rests_when_it_is_reached
         memory.apply(plan.drops, true);
         memory.apply(plan.loads, false);
         EXPECT_LE(resident_bytes(memory.view()), std::max(budget, pinned));
-        const auto hot = hot_models(memory.models, kOptions);
+        const auto hot = hot_models(memory.view(), kOptions);
         for (std::size_t i = 0; i < hot.size(); ++i) {
             if (hot[i] && !memory.models[i].pinned) {
                 EXPECT_GE(memory.models[i].resident, wanted.stages[i]);

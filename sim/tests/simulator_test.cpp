@@ -131,6 +131,15 @@ TEST(Simulate, a_request_waits_for_its_turn) {
     EXPECT_NEAR(outcomes[1].ttft, 8, 1e-6);
 }
 
+TEST(Simulate, what_a_request_waits_for_is_not_dropped_before_its_turn) {
+    const Device d = device(2, 2);
+    for (const Strategy strategy : {Strategy::kPolicy, Strategy::kModelLru, Strategy::kPageLru}) {
+        Trace trace{{{0, 0, 16, 10}, {0, 0, 16, 10}, {9000, 0, 16, 10}}, {{0, 0}}};
+        EXPECT_EQ(streamed(d, trace, strategy), (std::vector<std::uint64_t>{100, 0, 100}))
+            << name_of(strategy);
+    }
+}
+
 TEST(Summarise, has_mean_median_and_tail) {
     std::vector<Outcome> outcomes;
     for (int i = 0; i <= 20; ++i) outcomes.push_back({static_cast<double>(i), 1, 100});
@@ -158,6 +167,11 @@ TEST(Requests, follow_the_distribution_and_the_seed) {
     EXPECT_NEAR(prompts[3000], 256, 15);
     EXPECT_NEAR(requests.back().at, 60000, 3000);
     EXPECT_EQ(make_requests(options)[77].prompt, requests[77].prompt);
+    const auto bursts = make_requests({.requests = 100, .models = 3, .burst = 4, .think_seconds = 1});
+    for (std::size_t i = 0; i < bursts.size(); ++i) {
+        EXPECT_EQ(bursts[i].model, bursts[i / 4 * 4].model);
+        EXPECT_EQ(i % 4 != 0 && bursts[i].at == bursts[i - 1].at, false);
+    }
     EXPECT_NE(make_requests({.requests = 6000, .models = 3, .gap_seconds = 10, .seed = 2})[77].at,
               requests[77].at);
 }
