@@ -34,6 +34,13 @@ engine::KvType default_kv(const engine::ModelShape& shape, std::uint32_t context
 Registry::Registry(port::Port& port, const RegistryOptions& options)
     : port_(port), options_(options), trust_(port), pool_(options.threads) {}
 
+Registry::~Registry() {
+    Taken all; // a loader at work may still look at the map, and finds it empty
+    const std::lock_guard lock(mutex_);
+    for (auto& [name, entry] : models_) all.models.push_back(std::move(entry.model));
+    models_.clear();
+}
+
 Result<std::vector<std::string>> Registry::names() const {
     FLEX_ASSIGN(const auto files, port::list_folder(port_.store_folder()));
     std::vector<std::string> names;

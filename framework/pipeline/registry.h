@@ -84,6 +84,7 @@ class Registry {
 public:
     /// `port` must outlive it.
     Registry(port::Port& port, const RegistryOptions& options);
+    ~Registry();
 
     /// Names in the store, sorted, and those added with add_gguf. Error: kIo.
     Result<std::vector<std::string>> names() const;
