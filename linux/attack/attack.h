@@ -43,7 +43,7 @@ struct attack {
 };
 
 extern const struct attack cpu_attacks[], list_attacks[], recall_attacks[], call_attacks[], board_attacks[], dma_attacks[],
-	virtio_attacks[], pci_attacks[], move_attacks[], answer_attacks[], scan_attacks[];
+	virtio_attacks[], pci_attacks[], npu_attacks[], move_attacks[], answer_attacks[], scan_attacks[];
 
 /* ---- calls ---- */
 
@@ -115,5 +115,11 @@ bool page_has_pattern(struct page *page);
 /* Frames that flexserve.ko has lent, from *@pfn on: moves *@pfn behind the one found. */
 bool next_lent_frame(unsigned long *pfn, u64 *address);
 unsigned long lent_frames(void);
+
+/* ---- PCI (pci.c) ---- */
+
+struct pci_dev;
+/* Lays a device's first BAR at @base in every way there is. True: it answers there now. */
+bool pci_moves_to(struct pci_dev *device, u32 base, u16 command);
 
 #endif

@@ -37,7 +37,7 @@ static bool answers_at(struct pci_dev *device, u32 base)
 	return (bar & PCI_BASE_ADDRESS_MEM_MASK) == base && command & PCI_COMMAND_MEMORY;
 }
 
-static bool moves_to(struct pci_dev *device, u32 base, u16 command)
+bool pci_moves_to(struct pci_dev *device, u32 base, u16 command)
 {
 	pci_write_config_dword(device, PCI_BASE_ADDRESS_0, base);
 	if (answers_at(device, base))
@@ -79,7 +79,7 @@ static void pci_bars(struct report *r, char *arguments)
 	pci_read_config_dword(mover, PCI_BASE_ADDRESS_0, &bar);
 	pci_read_config_word(mover, PCI_COMMAND, &command);
 	for (i = 0; i < ARRAY_SIZE(targets) && moved == ~0u; i++)
-		if (moves_to(mover, targets[i], command))
+		if (pci_moves_to(mover, targets[i], command))
 			moved = i;
 	pci_write_config_word(mover, PCI_COMMAND, command & ~PCI_COMMAND_MEMORY);
 	pci_write_config_dword(mover, PCI_BASE_ADDRESS_0, bar);
