@@ -99,6 +99,13 @@ std::vector<Attack> kernel_attacks() {
         kernel("virtio-mmio", 6, "looks for a virtio-mmio device, whose DMA the SMMU does not see"),
         kernel("gic-lpi", 7, "places the interrupt controller's LPI tables in protected memory"),
         kernel("pci-bars", 9, "lays one PCI device over another, and over what is no PCI window"),
+        kernel("npu-registers", 37, "reaches for the NPU's registers and configuration while the secure world has it"),
+        device("npu-bars", 37, "lays a device over the NPU, and the NPU over a device, while the secure world has it"),
+        kernel("npu-memory", 38, "gives the NPU jobs that read and write Flex-Mem, the monitor, secure memory and devices", true),
+        kernel("npu-residue", 39, "looks in the NPU for what was there before it changed hands: registers, SRAM, queues"),
+        kernel("npu-running", 39, "leaves jobs running and waiting in the NPU while it changes hands"),
+        kernel("npu-calls", 40, "gives, takes and recalls the NPU in every state, from two cores"),
+        kernel("npu-switches", 40, "sends the NPU there and back 100 times"),
         kernel("move-frame", 12, "has the trusted OS move protected content to where it can be read", true),
         kernel("smmu", 8, "reaches for the SMMU's registers"),
         // First, with "adopted" first: false answers leave frames behind that are lent but taken by nobody, and handing those over once is

@@ -99,7 +99,7 @@ void guard_exit(void);
  * A frame of ours, filled with code and a pattern while it was NORMAL and then protected: FLEX, with content we know. Nobody can
  * release it, so it is made once and is lost for Linux. @index 0..CANARIES-1. 0 or -errno.
  */
-#define CANARIES 4
+#define CANARIES 5
 int canary_get(unsigned int index, u64 *address);
 /* What word @offset / 8 of a canary holds. */
 u64 canary_word(u64 offset);

@@ -282,6 +282,29 @@ static bool reaches_table(struct report *r, struct raw_npu *n, struct page *own,
 	return true;
 }
 
+/*
+ * A queue, with a job in it, in Flex-Mem: protected when it was ready. Its used ring is ours: else QEMU does not start the queue at
+ * all where DMA to Flex-Mem is refused.
+ */
+static bool follows_queue(struct report *r, struct raw_npu *n, bool used_is_ours)
+{
+	unsigned int i;
+	u64 queue;
+
+	if (canary_get_prepared(4, &queue, raw_prepare_queue) ||
+	    raw_start_at(n, queue, used_is_ours ? virt_to_phys(n->rings[0]) : queue)) {
+		failed(r, "a queue could not be protected");
+		return true;
+	}
+	raw_ring(n, 0);
+	for (i = 0; i < 20 && !raw_read(n, FLEX_NPU_REG_JOBS); i++)
+		msleep(10);
+	if (!raw_read(n, FLEX_NPU_REG_JOBS))
+		return false;
+	breach(r, "the NPU took a job of the normal world from Flex-Mem at %#llx", queue);
+	return true;
+}
+
 static void memory(struct report *r, char *arguments)
 {
 	static const struct {
@@ -307,8 +330,11 @@ static void memory(struct report *r, char *arguments)
 	if (!raw_seize(r, &n))
 		return;
 	/* It has been the secure world's: its stream must be ours again, and nothing else. */
-	if (given(r) && taken(r) && npu_works(r, &n)) {
-		reached = reaches_memory(r, &n, own, "Flex-Mem", canary) || reaches_table(r, &n, own, canary);
+	if (given(r) && taken(r) && !npu_works(r, &n)) {
+		/* It cannot reach our memory. Whose, then? */
+		follows_queue(r, &n, false);
+	} else if (r->verdict == VERDICT_NONE) {
+		reached = follows_queue(r, &n, true) || !npu_works(r, &n) || reaches_memory(r, &n, own, "Flex-Mem", canary) || reaches_table(r, &n, own, canary);
 		while (!reached && next_lent_frame(&pfn, &address)) {
 			if (index++ % step)
 				continue;
@@ -399,10 +425,12 @@ static void running(struct report *r, char *arguments)
 {
 	struct page *own = alloc_page(GFP_KERNEL | __GFP_ZERO);
 	u64 *words = own ? page_address(own) : NULL;
+	const struct flex_npu_result *result;
 	struct raw_job job = {}, next = {};
 	struct raw_npu n;
 	u64 start, ns = 0;
 	u32 page, value;
+	unsigned int i;
 
 	if (!own || !raw_seize(r, &n)) {
 		failed(r, "no memory");
@@ -415,9 +443,11 @@ static void running(struct report *r, char *arguments)
 		raw_submit(&n, 1, &job);
 		raw_job_signal(&next, raw_job_page(&n, &next, page_to_phys(own)), EVIL);
 		raw_submit(&n, 2, &next);
-		msleep(20);
-		if (!(raw_read(&n, FLEX_NPU_REG_STATUS) & 1))
-			failed(r, "no job runs");
+		for (i = 0; i < 100 && !(raw_read(&n, FLEX_NPU_REG_STATUS) & 1); i++)
+			msleep(10);
+		result = raw_result(&n, 1, 1);
+		if (result || !(raw_read(&n, FLEX_NPU_REG_STATUS) & 1))
+			failed(r, "no job runs (status %d)", result ? result->status : -1);
 		start = ktime_get_ns();
 		if (given(r)) {
 			ns = ktime_get_ns() - start;

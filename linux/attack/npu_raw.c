@@ -188,10 +188,8 @@ void raw_reset(struct raw_npu *n)
 
 /* ---- queues ---- */
 
-static void write_address(struct raw_npu *n, u32 where, const void *page, u32 offset)
+static void write_address(struct raw_npu *n, u32 where, u64 address)
 {
-	u64 address = virt_to_phys(page) + offset;
-
 	iowrite32(lower_32_bits(address), n->registers + n->common + where);
 	iowrite32(upper_32_bits(address), n->registers + n->common + where + 4);
 }
@@ -202,6 +200,11 @@ static void add_status(struct raw_npu *n, u8 bits)
 }
 
 int raw_start(struct raw_npu *n)
+{
+	return raw_start_at(n, virt_to_phys(n->rings[0]), virt_to_phys(n->rings[0]));
+}
+
+int raw_start_at(struct raw_npu *n, u64 queue, u64 used)
 {
 	void __iomem *common = n->registers + n->common;
 	unsigned int i;
@@ -217,15 +220,16 @@ int raw_start(struct raw_npu *n)
 		return -EIO;
 	for (i = 0; i < RAW_QUEUES; i++) {
 		struct vring_avail *avail = n->rings[i] + AVAIL_OFFSET;
+		u64 where = i ? virt_to_phys(n->rings[i]) : queue;
 
 		memset(n->rings[i], 0, PAGE_SIZE);
 		avail->flags = cpu_to_le16(VRING_AVAIL_F_NO_INTERRUPT);
 		n->given[i] = 0;
 		iowrite16(i, common + RAW_QUEUE_SELECT);
 		iowrite16(RAW_QUEUE_SIZE, common + RAW_QUEUE_SIZE_REGISTER);
-		write_address(n, RAW_QUEUE_DESC, n->rings[i], 0);
-		write_address(n, RAW_QUEUE_AVAIL, n->rings[i], AVAIL_OFFSET);
-		write_address(n, RAW_QUEUE_USED, n->rings[i], USED_OFFSET);
+		write_address(n, RAW_QUEUE_DESC, where);
+		write_address(n, RAW_QUEUE_AVAIL, where + AVAIL_OFFSET);
+		write_address(n, RAW_QUEUE_USED, (i ? where : used) + USED_OFFSET);
 		iowrite16(1, common + RAW_QUEUE_ENABLE);
 	}
 	add_status(n, VIRTIO_CONFIG_S_DRIVER_OK);
@@ -245,25 +249,48 @@ static u32 write_job(void *to, const struct raw_job *job)
 	return sizeof(head) + regions + commands;
 }
 
-void raw_submit(struct raw_npu *n, unsigned int queue, struct raw_job *job)
+/* The chain of a page's job, and its result behind it. */
+static void write_chain(void *page, u64 address, const struct raw_job *job)
 {
-	void *page = n->rings[queue];
 	struct vring_desc *descriptors = page;
-	struct vring_avail *avail = page + AVAIL_OFFSET;
 	u32 bytes = write_job(page + JOB_OFFSET, job);
 
 	memset(page + RESULT_OFFSET, 0, sizeof(struct flex_npu_result));
-	descriptors[0] = (struct vring_desc){ cpu_to_le64(virt_to_phys(page) + JOB_OFFSET), cpu_to_le32(bytes),
-					      cpu_to_le16(VRING_DESC_F_NEXT), cpu_to_le16(1) };
-	descriptors[1] = (struct vring_desc){ cpu_to_le64(virt_to_phys(page) + RESULT_OFFSET),
-					      cpu_to_le32(sizeof(struct flex_npu_result)), cpu_to_le16(VRING_DESC_F_WRITE), 0 };
+	descriptors[0] = (struct vring_desc){ cpu_to_le64(address + JOB_OFFSET), cpu_to_le32(bytes), cpu_to_le16(VRING_DESC_F_NEXT),
+					      cpu_to_le16(1) };
+	descriptors[1] = (struct vring_desc){ cpu_to_le64(address + RESULT_OFFSET), cpu_to_le32(sizeof(struct flex_npu_result)),
+					      cpu_to_le16(VRING_DESC_F_WRITE), 0 };
+}
+
+void raw_prepare_queue(void *page, u64 address)
+{
+	struct vring_avail *avail = page + AVAIL_OFFSET;
+	struct raw_job job = { .command_count = 1 };
+
+	raw_job_table(&job, address);
+	memset(page, 0, PAGE_SIZE);
+	write_chain(page, address, &job);
+	avail->flags = cpu_to_le16(VRING_AVAIL_F_NO_INTERRUPT);
+	avail->idx = cpu_to_le16(1);
+}
+
+void raw_ring(struct raw_npu *n, unsigned int queue)
+{
+	iowrite16(queue, n->registers + n->common + RAW_QUEUE_SELECT);
+	iowrite16(queue, n->registers + n->notify +
+				 ioread16(n->registers + n->common + RAW_QUEUE_NOTIFY_OFF) * n->notify_multiplier);
+}
+
+void raw_submit(struct raw_npu *n, unsigned int queue, struct raw_job *job)
+{
+	struct vring_avail *avail = n->rings[queue] + AVAIL_OFFSET;
+
+	write_chain(n->rings[queue], virt_to_phys(n->rings[queue]), job);
 	avail->ring[n->given[queue] % RAW_QUEUE_SIZE] = 0;
 	dma_wmb();
 	WRITE_ONCE(avail->idx, cpu_to_le16(++n->given[queue]));
 	dma_wmb();
-	iowrite16(queue, n->registers + n->common + RAW_QUEUE_SELECT);
-	iowrite16(queue, n->registers + n->notify +
-				 ioread16(n->registers + n->common + RAW_QUEUE_NOTIFY_OFF) * n->notify_multiplier);
+	raw_ring(n, queue);
 }
 
 const struct flex_npu_result *raw_result(struct raw_npu *n, unsigned int queue, unsigned int ms)

@@ -51,6 +51,13 @@ u32 raw_read(struct raw_npu *n, u32 reg);
 void raw_write(struct raw_npu *n, u32 reg, u32 value);
 /* Sets up all queues and turns it on. */
 int raw_start(struct raw_npu *n);
+/*
+ * The same with queue 0 at @queue and its used ring at @used, pages at any address; and the content of the former, with one job
+ * (of nothing) in it.
+ */
+int raw_start_at(struct raw_npu *n, u64 queue, u64 used);
+void raw_prepare_queue(void *page, u64 address);
+void raw_ring(struct raw_npu *n, unsigned int queue);
 void raw_reset(struct raw_npu *n);
 
 /* A job of up to 4 commands over up to 4 regions. */

@@ -27,6 +27,10 @@ constexpr Variant kVariants[] = {
     {"monitor", "lpi_filter", "gic-lpi"},         // LPI tables may be placed anywhere
     {"monitor", "pci_filter", "pci-bars"},        // devices answer wherever they are told to
     {"monitor", "fwcfg_hide", "fw-cfg"},          // fw_cfg is mapped
+    {"monitor", "npu_unmap", "npu-registers"},    // the NPU's registers stay mapped in Flex mode
+    {"monitor", "pci_filter", "npu-bars"},        // and devices may be laid over them
+    {"monitor", "npu_stream", "npu-memory"},      // the NPU comes back with the secure world's stream
+    {"monitor", "npu_reset", "npu-residue"},      // it changes hands as it is
     {"tos", "adopt_check", "alloc-foreign"},      // frames are taken without a look at their state
     {"tos", "move_check", "move-frame"},          // content moves to any frame
     {"tos", "shared_check", "shared-area"},       // any address is a shared area

@@ -34,11 +34,11 @@ public:
         if (!control_.begin_give()) return Status::State;
         flex_npu_control where{};
         if (const Status status = machine_->locate(where); status != Status::Ok) return undo_give(status);
-        if (!machine_->hide()) return undo_give(Status::NoMemory);
+        if (!hide()) return undo_give(Status::NoMemory);
         machine_->cut_stream();
         if (!reset()) {
             machine_->join_stream(false);
-            machine_->show();
+            show();
             return undo_give(Status::Busy);
         }
         machine_->settle_interrupts(true);
@@ -61,12 +61,19 @@ public:
 #else
         machine_->join_stream(false);
 #endif
-        machine_->show();
+        show();
         (void)control_.settle_normal();
         return Status::Ok;
     }
 
 private:
+#ifdef FLEX_WITHOUT_NPU_UNMAP
+    [[nodiscard]] bool hide() { return true; }
+    void show() {}
+#else
+    [[nodiscard]] bool hide() { return machine_->hide(); }
+    void show() { machine_->show(); }
+#endif
     [[nodiscard]] bool reset() {
 #ifdef FLEX_WITHOUT_NPU_RESET
         return true;

@@ -73,9 +73,6 @@ template <class Action> void NpuMachine::for_each_region(Action action) const {
 
 // The page-table frames that this takes stay until show(), which therefore needs none.
 bool NpuMachine::hide() {
-#ifdef FLEX_WITHOUT_NPU_UNMAP
-    return true;
-#endif
     Monitor& m = the_monitor;
     Guard<Hardware> guard(m.memory.lock(), m.hardware);
     PageTree<Hardware>& tree = m.memory.normal_tree();
@@ -93,7 +90,6 @@ bool NpuMachine::hide() {
 }
 
 void NpuMachine::show() {
-#ifndef FLEX_WITHOUT_NPU_UNMAP
     Monitor& m = the_monitor;
     Guard<Hardware> guard(m.memory.lock(), m.hardware);
     PageTree<Hardware>& tree = m.memory.normal_tree();
@@ -104,7 +100,6 @@ void NpuMachine::show() {
     tree.sync();
     m.pool.free_retired();
     m.pci.let_go();
-#endif
 }
 
 void NpuMachine::cut_stream() {
@@ -140,7 +135,6 @@ bool NpuMachine::reset() {
 // An MSI is a write to memory, of an address and a value that the normal world may have put into the device's table: the
 // stream would carry it into Flex-Mem. And the secure world's jobs are no interrupts of Linux.
 void NpuMachine::settle_interrupts(bool flex) {
-#ifndef FLEX_WITHOUT_NPU_MSI
     const EcamConfig config = configuration();
     const auto settle = [&](u32 reg, u32 clear, u32 set, u32& saved) {
         const u32 at = NpuFunction::kAt + reg;
@@ -150,9 +144,6 @@ void NpuMachine::settle_interrupts(bool flex) {
     settle(kCommand, 0, kInterruptDisable, command_);
     if (function_.msi != 0) settle(function_.msi + kControl, kMsiEnable, 0, msi_control_);
     if (function_.msix != 0) settle(function_.msix + kControl, kMsixEnable, 0, msix_control_);
-#else
-    (void)flex;
-#endif
 }
 
 bool NpuMachine::has_registers_at(u64 address) const {
