@@ -292,7 +292,7 @@ static bool follows_queue(struct report *r, struct raw_npu *n, bool used_is_ours
 	u64 queue;
 
 	if (canary_get_prepared(4, &queue, raw_prepare_queue) ||
-	    raw_start_at(n, queue, used_is_ours ? virt_to_phys(n->rings[0]) : queue)) {
+	    raw_start_at(n, queue, used_is_ours)) {
 		failed(r, "a queue could not be protected");
 		return true;
 	}
@@ -334,7 +334,8 @@ static void memory(struct report *r, char *arguments)
 		/* It cannot reach our memory. Whose, then? */
 		follows_queue(r, &n, false);
 	} else if (r->verdict == VERDICT_NONE) {
-		reached = follows_queue(r, &n, true) || !npu_works(r, &n) || reaches_memory(r, &n, own, "Flex-Mem", canary) || reaches_table(r, &n, own, canary);
+		reached = follows_queue(r, &n, true) || !npu_works(r, &n) || reaches_memory(r, &n, own, "Flex-Mem", canary) ||
+			  reaches_table(r, &n, own, canary);
 		while (!reached && next_lent_frame(&pfn, &address)) {
 			if (index++ % step)
 				continue;

@@ -201,10 +201,10 @@ static void add_status(struct raw_npu *n, u8 bits)
 
 int raw_start(struct raw_npu *n)
 {
-	return raw_start_at(n, virt_to_phys(n->rings[0]), virt_to_phys(n->rings[0]));
+	return raw_start_at(n, virt_to_phys(n->rings[0]), true);
 }
 
-int raw_start_at(struct raw_npu *n, u64 queue, u64 used)
+int raw_start_at(struct raw_npu *n, u64 queue, bool used_is_ours)
 {
 	void __iomem *common = n->registers + n->common;
 	unsigned int i;
@@ -220,7 +220,7 @@ int raw_start_at(struct raw_npu *n, u64 queue, u64 used)
 		return -EIO;
 	for (i = 0; i < RAW_QUEUES; i++) {
 		struct vring_avail *avail = n->rings[i] + AVAIL_OFFSET;
-		u64 where = i ? virt_to_phys(n->rings[i]) : queue;
+		u64 own = virt_to_phys(n->rings[i]), where = i && used_is_ours ? own : queue;
 
 		memset(n->rings[i], 0, PAGE_SIZE);
 		avail->flags = cpu_to_le16(VRING_AVAIL_F_NO_INTERRUPT);
@@ -229,7 +229,7 @@ int raw_start_at(struct raw_npu *n, u64 queue, u64 used)
 		iowrite16(RAW_QUEUE_SIZE, common + RAW_QUEUE_SIZE_REGISTER);
 		write_address(n, RAW_QUEUE_DESC, where);
 		write_address(n, RAW_QUEUE_AVAIL, where + AVAIL_OFFSET);
-		write_address(n, RAW_QUEUE_USED, (i ? where : used) + USED_OFFSET);
+		write_address(n, RAW_QUEUE_USED, (used_is_ours ? own : queue) + USED_OFFSET);
 		iowrite16(1, common + RAW_QUEUE_ENABLE);
 	}
 	add_status(n, VIRTIO_CONFIG_S_DRIVER_OK);

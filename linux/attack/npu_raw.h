@@ -52,10 +52,10 @@ void raw_write(struct raw_npu *n, u32 reg, u32 value);
 /* Sets up all queues and turns it on. */
 int raw_start(struct raw_npu *n);
 /*
- * The same with queue 0 at @queue and its used ring at @used, pages at any address; and the content of the former, with one job
- * (of nothing) in it.
+ * The same with queue 0 in a page at any address, but its used ring ours; or all queues and their used rings there. And the content
+ * of such a page, with one job (of nothing) in it.
  */
-int raw_start_at(struct raw_npu *n, u64 queue, u64 used);
+int raw_start_at(struct raw_npu *n, u64 queue, bool used_is_ours);
 void raw_prepare_queue(void *page, u64 address);
 void raw_ring(struct raw_npu *n, unsigned int queue);
 void raw_reset(struct raw_npu *n);

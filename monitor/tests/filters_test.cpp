@@ -27,6 +27,7 @@ TEST(SmcFilter, lets_through_what_is_listed_and_nothing_else) {
         0xf2000000,         0xf2000001,
         0xf2000002,         0xf2000003,
         0xf2000004,         0xf2000005,
+        0xf2000006,
         0x72000001,
     };
     // Every function number below 2^16 of every owner, fast and yielding, 32 and 64 bit.

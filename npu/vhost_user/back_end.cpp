@@ -179,6 +179,13 @@ bool BackEnd::set_configuration(const Message& message) {
     return true;
 }
 
+bool BackEnd::is_started(std::uint32_t index) {
+    const Lock lock(mutex_);
+    return queues_[index].started;
+}
+
+/// Where a ring lies changes only while it stands. QEMU starts rings one by one; when the SMMU refuses one, it forgets to
+/// stop those before it, and sets all of them up anew later.
 bool BackEnd::handle_ring(Message& message) {
     RingAddress address{};
     RingState state{};
@@ -186,6 +193,7 @@ bool BackEnd::handle_ring(Message& message) {
     if (request == Request::kSetRingAddress ? !message.read(address) : !message.read(state)) return false;
     const std::uint32_t index = request == Request::kSetRingAddress ? address.index : state.index;
     if (index >= kRings) return false;
+    if (request != Request::kSetRingEnable && is_started(index)) stop_ring(index);
     const Lock lock(mutex_);
     Queue& queue = queues_[index];
     if (request == Request::kSetRingEnable) {
@@ -193,8 +201,6 @@ bool BackEnd::handle_ring(Message& message) {
         wake();
         return state.number <= 1;
     }
-    // Where a ring lies changes only while it stands.
-    if (queue.started || busy_ == static_cast<int>(index)) return false;
     switch (request) {
     case Request::kSetRingNumber:
         return queue.ring.set_number(state.number);

@@ -51,6 +51,7 @@ private:
     bool get_configuration(const Message& message);
     bool set_configuration(const Message& message);
     bool get_ring_base(const Message& message);
+    [[nodiscard]] bool is_started(std::uint32_t index);
     void stop_ring(std::uint32_t index);
     bool reply(const Message& message, std::span<const std::byte> payload);
     bool reply_word(const Message& message, std::uint64_t word);
