@@ -2,6 +2,8 @@
  * One family of system calls at a time, as /data/command says. Prints "NAME: good" or "NAME: BAD ..." for
  * each promise, "done" at the end. Runs in S-EL0; the host's system test reads the lines.
  */
+#include "npu_checks.hpp"
+
 #include "abi/frame.h"
 #include "abi/syscall.h"
 
@@ -513,6 +515,10 @@ int main() {
     close(fd);
     command[std::strcspn(command, "\n")] = '\0';
     const std::map<std::string, void (*)()> commands = {
+        {"npu", npu_use},
+        {"npu-recall", npu_recall},
+        {"npu-exit", npu_exit},
+        {"npu-turns", npu_take_turns},
         {"memory", flex_memory},
         {"load", load},
         {"files", files},

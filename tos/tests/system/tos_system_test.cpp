@@ -27,6 +27,9 @@ std::string read_all(const fs::path& file) {
     return {std::istreambuf_iterator<char>(in), {}};
 }
 
+/* One command of the hostile kernel module follows. */
+const std::string kAttack = "insmod /lib/flex/flexattack.ko 2>/dev/null; echo '";
+
 class Machine {
 public:
     explicit Machine(const fs::path& home) : device_((fs::remove_all(home), home)) {
@@ -220,6 +223,33 @@ TEST(TrustedOs, stops_a_spinning_program_when_asked_and_leaves_the_cores_to_linu
     });
     EXPECT_NE(text.find("has ended, signal 9"), std::string::npos) << text;
     expect_no_frame_lost();
+}
+
+TEST(TrustedOs, gives_its_program_an_npu_that_is_empty_and_takes_back_one_that_is_empty) {
+    expect_good(machine->run("npu"));
+    EXPECT_EQ(machine->exec(kAttack + "npu-residue' > /dev/flexattack; cat /dev/flexattack").substr(0, 8), "blocked:");
+    expect_no_frame_lost();
+}
+
+TEST(TrustedOs, takes_the_npu_from_a_program_that_does_not_heed_a_recall) {
+    const long revoked = machine->stat("tos/npu_revoked");
+    expect_good(machine->run("npu-recall", "holding", [] {
+        EXPECT_EQ(machine->exec(kAttack + "npu-switches 3' > /dev/flexattack; cat /dev/flexattack").substr(0, 8), "blocked:");
+    }));
+    EXPECT_GT(machine->stat("tos/npu_revoked"), revoked);
+}
+
+TEST(TrustedOs, resets_the_npu_of_a_program_that_ends_before_its_memory_goes_back) {
+    const std::string text = machine->run("npu-exit");
+    expect_good(text);
+    EXPECT_EQ(machine->exec("cat /sys/class/misc/flexserve/npu/state"), "normal\n");
+    expect_no_frame_lost();
+}
+
+TEST(TrustedOs, shares_the_npu_with_a_normal_world_that_wants_it_all_the_time) {
+    expect_good(machine->run("npu-turns", "taking turns", [] {
+        EXPECT_EQ(machine->exec(kAttack + "npu-switches 200' > /dev/flexattack; cat /dev/flexattack").substr(0, 8), "blocked:");
+    }));
 }
 
 int main(int argc, char** argv) {
