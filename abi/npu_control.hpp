@@ -1,6 +1,6 @@
 /*
- * Who has the NPU, as C++ (header-only, freestanding, no hardware): the transitions of flex_npu_control.state,
- * each with its author.
+ * Who has the NPU, as C++ (header-only, freestanding, no hardware): the transitions of
+ * flex_npu_control.state, each with its author.
  *
  * Flex-Monitor uses MonitorNpuControl, the trusted OS TrustedOsNpuControl, on the same page at the same time;
  * neither can name a transition that is the other's, and every one is a compare-and-swap. `Access`: as in

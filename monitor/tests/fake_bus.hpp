@@ -36,7 +36,8 @@ public:
         const u32 merged = (words_[at + reg] & ~mask) | (value << shift & mask);
         if (reg >= kBar0 && reg <= kRom) {
             const auto bar = bars_[at].find(reg);
-            words_[at + reg] = bar == bars_[at].end() ? 0 : (merged & bar->second.size_mask) | bar->second.flags;
+            words_[at + reg] =
+                bar == bars_[at].end() ? 0 : (merged & bar->second.size_mask) | bar->second.flags;
         } else {
             words_[at + reg] = merged;
         }

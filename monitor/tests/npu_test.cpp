@@ -1,4 +1,5 @@
-// How the NPU is found, and how it changes hands: the real logic on a fake bus and a machine that notes what is done.
+// How the NPU is found, and how it changes hands: the real logic on a fake bus and a machine that notes what
+// is done.
 #include "fake_bus.hpp"
 #include "npu_function.hpp"
 #include "npu_switch.hpp"
@@ -22,7 +23,9 @@ protected:
     struct Structure {
         u32 type, bar, offset, length;
     };
-    NpuFinderTest() { build({{1, 4, 0, 0x38}, {3, 4, 0x1000, 0x1000}, {4, 4, 0x2000, 0x1000}, {2, 4, 0x3000, 0x1000}}); }
+    NpuFinderTest() {
+        build({{1, 4, 0, 0x38}, {3, 4, 0x1000, 0x1000}, {4, 4, 0x2000, 0x1000}, {2, 4, 0x3000, 0x1000}});
+    }
 
     void build(const std::vector<Structure>& structures, u32 least_head = 16) {
         bus_ = {};
@@ -76,7 +79,8 @@ TEST_F(NpuFinderTest, another_device_or_none_is_no_npu) {
 }
 
 TEST_F(NpuFinderTest, every_structure_must_be_there_and_lie_whole_in_the_same_bar) {
-    const std::vector<Structure> good{{1, 4, 0, 0x38}, {3, 4, 0x1000, 0x1000}, {4, 4, 0x2000, 0x1000}, {2, 4, 0x3000, 0x1000}};
+    const std::vector<Structure> good{
+        {1, 4, 0, 0x38}, {3, 4, 0x1000, 0x1000}, {4, 4, 0x2000, 0x1000}, {2, 4, 0x3000, 0x1000}};
     for (std::size_t i = 0; i < good.size(); i++) {
         auto structures = good;
         structures.erase(structures.begin() + static_cast<long>(i));
@@ -84,16 +88,19 @@ TEST_F(NpuFinderTest, every_structure_must_be_there_and_lie_whole_in_the_same_ba
         EXPECT_FALSE(find()) << "without structure " << i;
 
         const Structure bad[] = {
-            {good[i].type, 1, 0, 0x1000},          {good[i].type, 4, 0x3ffc, 0x1000},     {good[i].type, 4, 0x4000, 0x38},
-            {good[i].type, 4, 0xfffffffc, 0x1000}, {good[i].type, 4, 0, 0xffffffff},      {good[i].type, 4, 0x1002, 0x100},
-            {good[i].type, 4, 0x1000, 0},          {good[i].type, 0xff, 0x1000, 0x1000},  {good[i].type, 5, 0, 0x1000},
-            {good[i].type, 6, 0x1000, 0x1000},     {good[i].type, 4, 0xfffffffc, 0x1000},
+            {good[i].type, 1, 0, 0x1000},          {good[i].type, 4, 0x3ffc, 0x1000},
+            {good[i].type, 4, 0x4000, 0x38},       {good[i].type, 4, 0xfffffffc, 0x1000},
+            {good[i].type, 4, 0, 0xffffffff},      {good[i].type, 4, 0x1002, 0x100},
+            {good[i].type, 4, 0x1000, 0},          {good[i].type, 0xff, 0x1000, 0x1000},
+            {good[i].type, 5, 0, 0x1000},          {good[i].type, 6, 0x1000, 0x1000},
+            {good[i].type, 4, 0xfffffffc, 0x1000},
         };
         for (const Structure& one : bad) {
             structures = good;
             structures[i] = one;
             build(structures);
-            EXPECT_FALSE(find()) << i << ": bar " << one.bar << " offset " << std::hex << one.offset << " length " << one.length;
+            EXPECT_FALSE(find()) << i << ": bar " << one.bar << " offset " << std::hex << one.offset
+                                 << " length " << one.length;
         }
     }
     build(good, 15);
@@ -101,7 +108,11 @@ TEST_F(NpuFinderTest, every_structure_must_be_there_and_lie_whole_in_the_same_ba
 }
 
 TEST_F(NpuFinderTest, the_first_structure_of_a_kind_counts) {
-    build({{1, 4, 0, 0x38}, {1, 4, 0x800, 0x38}, {3, 4, 0x1000, 0x1000}, {4, 4, 0x2000, 0x1000}, {2, 4, 0x3000, 0x1000}});
+    build({{1, 4, 0, 0x38},
+           {1, 4, 0x800, 0x38},
+           {3, 4, 0x1000, 0x1000},
+           {4, 4, 0x2000, 0x1000},
+           {2, 4, 0x3000, 0x1000}});
     bus_.set(kAt + 4, 1u << 20);
     ASSERT_TRUE(find());
     EXPECT_EQ(found_.common, 0u);

@@ -1,6 +1,6 @@
-// Who has the NPU: Flex-Monitor's switch and the trusted OS's hold of it, the real code of both, in every order of their
-// steps. The hardware is a model that knows who can reach the registers, which tree the stream translates by, and whose
-// work is left in the device.
+// Who has the NPU: Flex-Monitor's switch and the trusted OS's hold of it, the real code of both, in every
+// order of their steps. The hardware is a model that knows who can reach the registers, which tree the stream
+// translates by, and whose work is left in the device.
 #include "explorer.hpp"
 #include "npu_switch.hpp"
 
@@ -62,12 +62,17 @@ public:
     }
     [[nodiscard]] std::string check() const override {
         if (d.normal_registers && d.secure_registers) return "both worlds reach its registers";
-        if (d.normal_registers && d.stream == Stream::Flex) return "the normal world drives what does DMA to Flex-Mem";
-        if (d.normal_registers && d.work == Work::Secure) return "the normal world finds the secure world's work";
+        if (d.normal_registers && d.stream == Stream::Flex)
+            return "the normal world drives what does DMA to Flex-Mem";
+        if (d.normal_registers && d.work == Work::Secure)
+            return "the normal world finds the secure world's work";
         if (d.secure_registers && d.stream != Stream::Flex) return "the secure world's jobs go elsewhere";
-        if (d.secure_registers && d.work == Work::Normal) return "the secure world finds the normal world's work";
-        if (d.stream == Stream::Flex && d.work == Work::Normal) return "a job of the normal world does DMA to Flex-Mem";
-        if (d.stream == Stream::Normal && d.work == Work::Secure) return "a job of the secure world does DMA to normal memory";
+        if (d.secure_registers && d.work == Work::Normal)
+            return "the secure world finds the normal world's work";
+        if (d.stream == Stream::Flex && d.work == Work::Normal)
+            return "a job of the normal world does DMA to Flex-Mem";
+        if (d.stream == Stream::Normal && d.work == Work::Secure)
+            return "a job of the secure world does DMA to normal memory";
         return "";
     }
     [[nodiscard]] std::string check_end() const override {
@@ -150,7 +155,8 @@ void explore(bool resets, const std::function<std::vector<Explorer::Actor>(NpuWo
     world.set_explorer(&explorer);
     Finding finding;
     const bool found = explorer.find(finding);
-    std::printf("             %lu orders, %lu states, %lu steps\n", explorer.runs(), explorer.states(), explorer.steps());
+    std::printf("             %lu orders, %lu states, %lu steps\n", explorer.runs(), explorer.states(),
+                explorer.steps());
 #if defined(FLEX_WITHOUT_NPU_RESET) || defined(FLEX_WITHOUT_NPU_UNMAP) || defined(FLEX_WITHOUT_NPU_STREAM)
     EXPECT_TRUE(found) << "the exploration does not notice that a defence is gone";
 #else

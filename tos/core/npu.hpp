@@ -14,14 +14,15 @@ namespace flex::tos {
 constexpr u64 kNpuBytesMax = u64{1} << 20;
 
 /*
- * Pure: whole pages within [low, high), the board's PCI window, with every virtio structure inside. `where` is
- * a copy in secure memory.
+ * Pure: whole pages within [low, high), the board's PCI window, with every virtio structure inside. `where`
+ * is a copy in secure memory.
  */
 [[nodiscard]] bool npu_registers_valid(const flex_npu_control& where, u64 low, u64 high);
 
 /*
  * One hold of the NPU by the program: from ACQUIRE to RELEASE. A recall by the normal world sets a time by
- * which it ends; if the program lets it pass, the hold is Lost: the NPU is gone, the program does not know yet.
+ * which it ends; if the program lets it pass, the hold is Lost: the NPU is gone, the program does not know
+ * yet.
  */
 class NpuHold {
 public:

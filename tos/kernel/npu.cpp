@@ -110,8 +110,8 @@ Next acquire_step(Thread& thread) {
     }
     hold.begin();
     unsent = false;
-    const flex_npu_grant grant = {mapped,       bytes, where.common, where.notify, where.isr, where.device,
-                                  where.notify_multiplier, 0};
+    const flex_npu_grant grant = {
+        mapped, bytes, where.common, where.notify, where.isr, where.device, where.notify_multiplier, 0};
     if (store_user(thread.user_address, grant) != Access::Good) {
         give_back();
         forget_area();

@@ -25,8 +25,8 @@ bool valid(const flex_npu_control& where) { return npu_registers_valid(where, kL
 
 TEST(NpuRegisters, lie_in_whole_pages_of_the_pci_window) {
     EXPECT_TRUE(valid(good()));
-    for (const u64 base : {u64{0}, kLow - 0x1000, kLow - 0x4000, kHigh, kHigh - 0x3000, u64{0x10008800}, u64{0x40000000},
-                           ~u64{0}, ~u64{0xfff}}) {
+    for (const u64 base : {u64{0}, kLow - 0x1000, kLow - 0x4000, kHigh, kHigh - 0x3000, u64{0x10008800},
+                           u64{0x40000000}, ~u64{0}, ~u64{0xfff}}) {
         flex_npu_control where = good();
         where.registers = base;
         EXPECT_FALSE(valid(where)) << std::hex << base;
@@ -42,8 +42,8 @@ TEST(NpuRegisters, lie_in_whole_pages_of_the_pci_window) {
 }
 
 TEST(NpuRegisters, hold_every_structure_whole) {
-    for (flex_u32 flex_npu_control::*field : {&flex_npu_control::common, &flex_npu_control::notify, &flex_npu_control::isr,
-                                              &flex_npu_control::device}) {
+    for (flex_u32 flex_npu_control::*field : {&flex_npu_control::common, &flex_npu_control::notify,
+                                              &flex_npu_control::isr, &flex_npu_control::device}) {
         for (const u32 offset : {0x4000u, 0x3fffu, 0x1002u, 0xfffffffcu, 0x80000000u}) {
             flex_npu_control where = good();
             where.*field = offset;

@@ -8,7 +8,8 @@ namespace flex::monitor {
 
 // What the monitor learns of the NPU's PCI function before Linux runs, and keeps.
 struct NpuFunction {
-    static constexpr u32 kAt = BOARD_NPU_SLOT << 15; // of its configuration space in ECAM: device, function 0, bus 0
+    static constexpr u32 kAt = BOARD_NPU_SLOT
+                               << 15; // of its configuration space in ECAM: device, function 0, bus 0
     static constexpr unsigned kStream = BOARD_NPU_SLOT << 3;
 
     unsigned bar = 0; // that holds the virtio structures
@@ -16,9 +17,9 @@ struct NpuFunction {
     u32 msi = 0, msix = 0; // offsets of these capabilities in configuration space; 0: none
 };
 
-// Reads the capability list (PCI Local Bus Specification 3.0, 6.7; Virtio 1.2, 4.1.4). False: it is not the NPU, or
-// not as the rest of the monitor needs it: all four virtio structures in one memory BAR, whole and aligned. The device
-// is the board's, yet nothing it says is used unchecked.
+// Reads the capability list (PCI Local Bus Specification 3.0, 6.7; Virtio 1.2, 4.1.4). False: it is not the
+// NPU, or not as the rest of the monitor needs it: all four virtio structures in one memory BAR, whole and
+// aligned. The device is the board's, yet nothing it says is used unchecked.
 template <class Config> class NpuFinder final {
 public:
     NpuFinder(Config& config, PciFilter<Config>& filter) : config_(config), filter_(filter) {}
@@ -55,8 +56,11 @@ private:
     static constexpr u32 kCommon = 1, kNotify = 2, kIsr = 3, kDevice = 4;
     static constexpr u32 kAllFound = 0x1e;
 
-    // Least lengths: the common structure up to the queues' addresses, a word for each notification, what abi/npu.h has.
-    static constexpr u32 least(u32 type) { return type == kCommon ? 56 : type == kNotify ? 2 : type == kIsr ? 1 : 12; }
+    // Least lengths: the common structure up to the queues' addresses, a word for each notification, what
+    // abi/npu.h has.
+    static constexpr u32 least(u32 type) {
+        return type == kCommon ? 56 : type == kNotify ? 2 : type == kIsr ? 1 : 12;
+    }
 
     // A structure that is listed twice: the first counts.
     bool take_structure(NpuFunction& out, u32 at, u32 head) {
@@ -64,9 +68,11 @@ private:
         if (type < kCommon || type > kDevice || (found_ >> type & 1) != 0) return true;
         if (length_of_head < (type == kNotify ? 20 : 16) || at + length_of_head > 0x100) return false;
         const unsigned bar = config_.read(NpuFunction::kAt + at + 4) & 0xff;
-        const u64 offset = config_.read(NpuFunction::kAt + at + 8), length = config_.read(NpuFunction::kAt + at + 12);
+        const u64 offset = config_.read(NpuFunction::kAt + at + 8),
+                  length = config_.read(NpuFunction::kAt + at + 12);
         if (found_ != 0 && bar != out.bar) return false;
-        if (offset % 4 != 0 || length < least(type) || offset + length > filter_.memory_bytes(NpuFunction::kAt, bar))
+        if (offset % 4 != 0 || length < least(type) ||
+            offset + length > filter_.memory_bytes(NpuFunction::kAt, bar))
             return false;
         out.bar = bar;
         found_ |= 1u << type;

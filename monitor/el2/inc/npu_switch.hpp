@@ -8,20 +8,21 @@ namespace flex::monitor {
 // The NPU's way from one world to the other (abi/npu.h has the states).
 //
 // Invariants:
-//   1. From GIVEN to RETURNED no core and no device of the normal world has a translation to its registers or its
+//   1. From GIVEN to RETURNED no core and no device of the normal world has a translation to its registers or
+//   its
 //      configuration, cached or not, and configuration writes are refused.
 //   2. Its stream translates by the tree of the world that has it, and aborts whenever that changes.
-//   3. Between the two worlds it is reset with its stream aborting: nothing it was told, computed or began before
+//   3. Between the two worlds it is reset with its stream aborting: nothing it was told, computed or began
+//   before
 //      is left after.
 //
 // A Machine offers, all to be called with its lock for the NPU held:
 //   Status locate(flex_npu_control& where)   is it on and well placed? Fills in where the registers are
-//   bool hide()              registers and configuration leave the normal tree, TLBs told; false: no page-table frames
-//   void show()              the reverse; cannot fail after hide()
-//   void cut_stream()        DMA aborts, translations forgotten and waited for
-//   void join_stream(bool flex)  from abort to the flex or the normal tree
-//   bool reset()             false: the device does not end it in time
-//   void settle_interrupts(bool flex)   flex: it cannot send any; else as Linux left it
+//   bool hide()              registers and configuration leave the normal tree, TLBs told; false: no
+//   page-table frames void show()              the reverse; cannot fail after hide() void cut_stream() DMA
+//   aborts, translations forgotten and waited for void join_stream(bool flex)  from abort to the flex or the
+//   normal tree bool reset()             false: the device does not end it in time void
+//   settle_interrupts(bool flex)   flex: it cannot send any; else as Linux left it
 template <class Machine, class Access = AtomicAccess> class NpuSwitch final {
 public:
     NpuSwitch() = default;

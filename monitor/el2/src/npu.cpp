@@ -9,10 +9,11 @@ namespace {
 constexpr u64 kResetMs = 2000;
 
 // Virtio 1.2, 4.1.4.3: offsets in the common configuration structure.
-constexpr u64 kDeviceFeatureSelect = 0x00, kDriverFeatureSelect = 0x08, kDeviceStatus = 0x14, kQueueSelect = 0x16;
+constexpr u64 kDeviceFeatureSelect = 0x00, kDriverFeatureSelect = 0x08, kDeviceStatus = 0x14,
+              kQueueSelect = 0x16;
 
-// PCI Local Bus Specification 3.0, 6.2 and 6.8: the command register, and the control words of MSI and MSI-X, which are
-// the upper halves of their capabilities' first words.
+// PCI Local Bus Specification 3.0, 6.2 and 6.8: the command register, and the control words of MSI and MSI-X,
+// which are the upper halves of their capabilities' first words.
 constexpr u32 kCommand = 0x04, kControl = 0x02;
 constexpr u32 kInterruptDisable = 1u << 10, kMsiEnable = 1u << 0, kMsixEnable = 1u << 15;
 
@@ -29,8 +30,8 @@ template <class Condition> bool wait_for(u64 end, Condition condition) {
 // The registers of abi/npu.h, by way of the device configuration words.
 class NpuRegisters final {
 public:
-    // What the words held before is the other world's, so the first access may repeat it and not be noticed. It is a read,
-    // and those after it differ from the one before.
+    // What the words held before is the other world's, so the first access may repeat it and not be noticed.
+    // It is a read, and those after it differ from the one before.
     explicit NpuRegisters(u64 words)
         : words_(words), sequence_(arch::read32(words + FLEX_NPU_CONFIG_ACCESS) >> 16) {
         (void)read(FLEX_NPU_REG_VERSION);
@@ -114,8 +115,8 @@ void NpuMachine::join_stream(bool flex) {
     m.hardware.smmu().set_stream(NpuFunction::kStream, flex ? Smmu::Stream::Flex : Smmu::Stream::Normal);
 }
 
-// First virtio's reset, which stops the queues (2.4.2: it is over when the status reads 0). The carrier takes a queue's
-// job with it, but tells the NPU nothing when no queue ever ran; so its own reset register as well.
+// First virtio's reset, which stops the queues (2.4.2: it is over when the status reads 0). The carrier takes
+// a queue's job with it, but tells the NPU nothing when no queue ever ran; so its own reset register as well.
 bool NpuMachine::reset() {
     const u64 base = windows_.bars[function_.bar].base, common = base + function_.common;
     const u64 end = FLEX_READ(cntpct_el0) + kResetMs * FLEX_READ(cntfrq_el0) / 1000;
@@ -132,8 +133,8 @@ bool NpuMachine::reset() {
     return wait_for(end, [&] { return registers.read(FLEX_NPU_REG_RESET) == 0; });
 }
 
-// An MSI is a write to memory, of an address and a value that the normal world may have put into the device's table: the
-// stream would carry it into Flex-Mem. And the secure world's jobs are no interrupts of Linux.
+// An MSI is a write to memory, of an address and a value that the normal world may have put into the device's
+// table: the stream would carry it into Flex-Mem. And the secure world's jobs are no interrupts of Linux.
 void NpuMachine::settle_interrupts(bool flex) {
     const EcamConfig config = configuration();
     const auto settle = [&](u32 reg, u32 clear, u32 set, u32& saved) {

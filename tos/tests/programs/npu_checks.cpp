@@ -1,6 +1,6 @@
 /*
- * The NPU from S-EL0 without the framework's driver: registers, one job at a time on queue 0 (abi/npu.h; Virtio 1.2,
- * 2.7 and 4.1.4.3), in Flex-Mem.
+ * The NPU from S-EL0 without the framework's driver: registers, one job at a time on queue 0 (abi/npu.h;
+ * Virtio 1.2, 2.7 and 4.1.4.3), in Flex-Mem.
  */
 #include "npu_checks.hpp"
 
@@ -26,10 +26,14 @@ constexpr uint32_t kMark = 0x5ec2e700;
 
 void check(const char* name, bool good) { std::printf("%s: %s\n", name, good ? "good" : "BAD"); }
 
-template <class... Args> long flex(long number, Args... args) { return syscall(number, args...) < 0 ? -errno : 0; }
+template <class... Args> long flex(long number, Args... args) {
+    return syscall(number, args...) < 0 ? -errno : 0;
+}
 
 template <class T> T read_at(uint64_t address) { return *reinterpret_cast<volatile T*>(address); }
-template <class T> void write_at(uint64_t address, T value) { *reinterpret_cast<volatile T*>(address) = value; }
+template <class T> void write_at(uint64_t address, T value) {
+    *reinterpret_cast<volatile T*>(address) = value;
+}
 
 class Npu {
 public:
@@ -96,18 +100,21 @@ public:
         } job = {{FLEX_NPU_JOB_MAGIC, FLEX_NPU_VERSION, 1, 1, 7, 0}, {bus_[kTable], kPage}, command};
         std::memcpy(page + 2048, &job, sizeof job);
         std::memset(page + 1024, 0xff, sizeof(flex_npu_result));
-        const uint64_t chain[4] = {bus_[0] + 2048, sizeof job | uint64_t{1} << 32 | uint64_t{1} << 48, bus_[0] + 1024,
-                                   sizeof(flex_npu_result) | uint64_t{2} << 32};
+        const uint64_t chain[4] = {bus_[0] + 2048, sizeof job | uint64_t{1} << 32 | uint64_t{1} << 48,
+                                   bus_[0] + 1024, sizeof(flex_npu_result) | uint64_t{2} << 32};
         std::memcpy(page, chain, sizeof chain);
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
         write_at<uint16_t>(memory_ + 256 + 2, ++given_);
         asm volatile("dsb sy" ::: "memory");
         write_at<uint16_t>(common() + 0x16, 0);
-        write_at<uint16_t>(grant_.registers + grant_.notify + read_at<uint16_t>(common() + 0x1e) * grant_.notify_multiplier, 0);
+        write_at<uint16_t>(grant_.registers + grant_.notify +
+                               read_at<uint16_t>(common() + 0x1e) * grant_.notify_multiplier,
+                           0);
     }
     /* Its status; ~0: it did not end. */
     uint32_t result(std::chrono::milliseconds patience = 3000ms) {
-        for (const auto end = std::chrono::steady_clock::now() + patience; std::chrono::steady_clock::now() < end;) {
+        for (const auto end = std::chrono::steady_clock::now() + patience;
+             std::chrono::steady_clock::now() < end;) {
             if (read_at<uint16_t>(memory_ + 512 + 2) == given_) return read_at<uint32_t>(memory_ + 1024);
             std::this_thread::sleep_for(200us);
         }
@@ -179,18 +186,21 @@ void npu_use() {
     check("acquired twice", npu.acquire() == -EEXIST);
     check("it starts", npu.start());
     check("a job", npu.signal_data(0x1234) == FLEX_NPU_OK && read_at<uint64_t>(npu.data()) == 0x1234);
-    for (const uint64_t nowhere : {uint64_t{0}, uint64_t{0x0e100000}, uint64_t{0x60000000}, uint64_t{0x41000000}}) {
+    for (const uint64_t nowhere :
+         {uint64_t{0}, uint64_t{0x0e100000}, uint64_t{0x60000000}, uint64_t{0x41000000}}) {
         const uint32_t status = npu.signal(nowhere, 1);
         std::printf("a job for %llx ends with %u\n", static_cast<unsigned long long>(nowhere), status);
         check("a bad address ends the job", status == FLEX_NPU_FAULT || status == FLEX_NPU_BAD_OPERAND);
     }
-    check("and not the device", npu.signal_data(0x5678) == FLEX_NPU_OK && read_at<uint64_t>(npu.data()) == 0x5678);
+    check("and not the device",
+          npu.signal_data(0x5678) == FLEX_NPU_OK && read_at<uint64_t>(npu.data()) == 0x5678);
     check("no recall", Npu::wait(1'000'000) == 0);
 
     uint64_t address = 0, on_stack = 0;
-    check("no address but of Flex-Mem", flex(FLEX_SYS_MEM_ADDRESSES, npu.registers(), 1, &address) == -EFAULT &&
-                                            flex(FLEX_SYS_MEM_ADDRESSES, reinterpret_cast<uint64_t>(&on_stack) & ~(kPage - 1), 1,
-                                                 &address) == -EFAULT);
+    check("no address but of Flex-Mem",
+          flex(FLEX_SYS_MEM_ADDRESSES, npu.registers(), 1, &address) == -EFAULT &&
+              flex(FLEX_SYS_MEM_ADDRESSES, reinterpret_cast<uint64_t>(&on_stack) & ~(kPage - 1), 1,
+                   &address) == -EFAULT);
     check("registers are no memory", flex(FLEX_SYS_MEM_FREE, npu.registers(), kPage) == -EINVAL &&
                                          flex(SYS_munmap, npu.registers(), kPage) == -EINVAL &&
                                          flex(SYS_write, 1, npu.registers(), 4) == -EFAULT);
