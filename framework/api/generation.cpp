@@ -16,6 +16,12 @@ double milliseconds(std::uint64_t ns) { return static_cast<double>(ns) * 1e-6; }
 
 } // namespace
 
+void Histogram::add(double seconds) {
+    const auto bound = std::ranges::lower_bound(kBounds, seconds);
+    ++counts[static_cast<std::size_t>(bound - kBounds.begin())];
+    sum += seconds;
+}
+
 std::string StopFilter::push(const std::string& text) {
     if (found_) return {};
     held_ += text;
@@ -71,11 +77,17 @@ bool Generation::cancelled() const {
     return cancelled_;
 }
 
+/// mutex_ is held.
+void Generation::changed() {
+    changed_.notify_all();
+    if (listener_) listener_();
+}
+
 void Generation::publish(std::string text) {
     if (text.empty()) return;
     const std::lock_guard lock(mutex_);
     text_ += text;
-    changed_.notify_all();
+    changed();
 }
 
 /// Nobody is woken for them: they go out with the text they belong to.
@@ -97,7 +109,7 @@ struct Generation::Work {
          const tokenizer::Tokenizer& tokenizer)
         : sampler(options.sampler, prompt), detokenizer(tokenizer), filter(options.stop) {}
 
-    pipeline::Conversation conversation;
+    std::unique_ptr<pipeline::Conversation> conversation;
     std::size_t prompt_done = 0; // tokens of the prompt in the KV cache
     TokenId last = 0;            // sampled, not yet computed
     engine::Sampler sampler;
@@ -114,24 +126,45 @@ std::size_t Generation::most_tokens() const {
 Status Generation::start() {
     if (cancelled()) return fail(ErrorCode::kCancelled, "cancelled");
     work_ = std::make_shared<Work>(options_, prompt_, model_->weights->tokenizer());
-    FLEX_ASSIGN(work_->conversation, model_->conversations->take(prompt_, options_.cache_key, most_tokens()));
-    work_->prompt_done = work_->conversation.tokens.size();
+    FLEX_ASSIGN(work_->conversation, model_->conversations->take(prompt_, options_.scope, most_tokens()));
+    work_->prompt_done = work_->conversation->tokens.size();
     GenerationResult& result = work_->result;
     result.timings.prepare_ms = std::chrono::duration<double, std::milli>(queued_ - received_).count();
     result.timings.queue_ms = milliseconds_since(queued_);
     result.prompt_tokens = static_cast<std::uint32_t>(prompt_.size());
     result.cached_tokens = static_cast<std::uint32_t>(work_->prompt_done);
     const std::lock_guard lock(mutex_);
-    running_ = work_->conversation.session.get();
+    running_ = work_->conversation->session.get();
     if (cancelled_) running_->cancel();
     return {};
 }
 
 bool Generation::in_prompt() const { return work_->prompt_done < prompt_.size(); }
 
+/// Whether `earlier` is computing what this one's prompt, of the same scope, begins with: then it pays to
+/// wait for it and take that over.
+bool Generation::waits_for(const Generation& earlier) const {
+    if (options_.scope.empty() || options_.scope != earlier.options_.scope) return false;
+    if (!in_prompt() || !earlier.in_prompt()) return false;
+    const auto usable = std::span(prompt_).first(prompt_.size() - 1);
+    const auto common =
+        static_cast<std::size_t>(std::ranges::mismatch(usable, earlier.prompt_).in1 - usable.begin()) /
+        engine::kKvBlockTokens * engine::kKvBlockTokens;
+    return earlier.work_->prompt_done < common && common >= work_->prompt_done + engine::kKvBlockTokens;
+}
+
+/// Takes over what another of the same scope has computed of this prompt meanwhile.
+void Generation::catch_up() {
+    if (!in_prompt() || options_.scope.empty()) return;
+    model_->conversations->catch_up(*work_->conversation, prompt_);
+    const std::size_t gained = work_->conversation->tokens.size() - work_->prompt_done;
+    work_->prompt_done += gained;
+    work_->result.cached_tokens += static_cast<std::uint32_t>(gained);
+}
+
 /// At most `most` tokens of the prompt, or the last token.
 engine::BatchPart Generation::next(std::size_t most) {
-    engine::Session* session = work_->conversation.session.get();
+    engine::Session* session = work_->conversation->session.get();
     if (!in_prompt()) return {session, std::span(&work_->last, 1), true};
     const auto rest = std::span(prompt_).subspan(work_->prompt_done);
     const auto piece = rest.first(std::min(most, rest.size()));
@@ -143,7 +176,7 @@ Result<bool> Generation::advance(const engine::BatchPart& part, const PassTimes&
     FLEX_TRY(part.status);
     work_->npu_ns += times.npu_ns;
     work_->result.timings.npu_passes += times.npu_passes;
-    auto& tokens = work_->conversation.tokens;
+    auto& tokens = work_->conversation->tokens;
     tokens.insert(tokens.end(), part.tokens.begin(), part.tokens.end());
     if (!in_prompt()) {
         work_->decode_ns += times.wall_ns;
@@ -179,13 +212,20 @@ Result<bool> Generation::answer(std::span<const float> logits) {
             w.result.stopped = true;
             return true;
         }
-        const engine::Session& session = *w.conversation.session;
+        const engine::Session& session = *w.conversation->session;
         if (w.result.tokens.size() < options_.max_tokens && session.position() < session.context())
             return false;
     }
     publish(w.filter.push(w.detokenizer.finish()));
     publish(w.filter.finish());
     return true;
+}
+
+Finished Generation::summary() const {
+    if (!work_) return {static_cast<std::uint32_t>(prompt_.size()), 0, 0, 0};
+    const GenerationResult& result = work_->result;
+    return {result.prompt_tokens, result.cached_tokens, static_cast<std::uint32_t>(result.tokens.size()),
+            result.timings.ttft_ms};
 }
 
 void Generation::finish(const Status& status) {
@@ -204,11 +244,11 @@ void Generation::finish(const Status& status) {
     }
     const std::lock_guard lock(mutex_);
     running_ = nullptr;
-    if (work_ && work_->conversation.session) model_->conversations->put_back(std::move(work_->conversation));
+    if (work_ && work_->conversation) model_->conversations->put_back(std::move(work_->conversation));
     work_.reset();
     model_.reset(); // an idle model may be dropped
     result_ = std::move(result);
-    changed_.notify_all();
+    changed();
 }
 
 } // namespace flex::api

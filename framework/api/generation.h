@@ -2,8 +2,10 @@
 // whoever asked takes the text as it comes.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -25,9 +27,9 @@ struct GenerationOptions {
     bool logprobs = false;          ///< also give the log probabilities of the answer's tokens …
     std::uint32_t top_logprobs = 0; ///< … and of this many likeliest tokens at each place
     bool keep_logits = false;       ///< also give what the model computed for the prompt's last token
-    /// Requests with the same non-empty key may reuse each other's computed prefix. It must be a secret
-    /// between the requests of one conversation: reuse shows in the time and in the counts.
-    std::string cache_key;
+    /// Requests with the same non-empty scope may reuse each other's computed prefix: see api/caller.h. Reuse
+    /// shows in the time and in the counts.
+    std::string scope;
     std::optional<engine::NpuUse> npu; ///< who computes; nothing: as the server was started
 };
 
@@ -81,6 +83,29 @@ private:
     bool found_ = false;
 };
 
+/// What a request came to, whether it ended well or not.
+struct Finished {
+    std::uint32_t prompt_tokens = 0, cached_tokens = 0, answer_tokens = 0;
+    double ttft_ms = 0;
+};
+
+/// How often a time was at most so many seconds.
+struct Histogram {
+    static constexpr std::array<double, 12> kBounds = {0.025, 0.05, 0.1, 0.25, 0.5, 1,
+                                                       2.5,   5,    10,  30,   60,  120};
+    std::array<std::uint64_t, kBounds.size() + 1>
+        counts{}; ///< by the first bound it is within; the last: none
+    double sum = 0;
+    void add(double seconds);
+};
+
+/// Of one model, since the start.
+struct ModelCounters {
+    std::uint64_t done = 0, failed = 0, cancelled = 0;
+    std::uint64_t prompt_tokens = 0, cached_tokens = 0, answer_tokens = 0;
+    Histogram first_token; ///< of those done
+};
+
 /// One request on its way. The asker calls wait() until it is done; any thread may cancel().
 class Generation {
 public:
@@ -97,6 +122,10 @@ public:
     /// After done. Errors: kCancelled, and those of loading and computing.
     Result<GenerationResult> result() const;
 
+    /// Called, from another thread and quickly, whenever wait() would return. Before the request is
+    /// submitted.
+    void set_listener(std::function<void()> listener) { listener_ = std::move(listener); }
+
     /// The answer is not wanted any more. Soon after, it is done with kCancelled.
     void cancel();
 
@@ -105,9 +134,12 @@ private:
     // finish().
     friend class Generator;
     struct Work;
+    [[nodiscard]] Finished summary() const;
     [[nodiscard]] std::size_t most_tokens() const; // that it may hold in the KV cache
     Status start();
     [[nodiscard]] bool in_prompt() const;
+    [[nodiscard]] bool waits_for(const Generation& earlier) const;
+    void catch_up();
     [[nodiscard]] engine::BatchPart next(std::size_t most);
     /// What a pass took. Nanoseconds.
     struct PassTimes {
@@ -117,6 +149,7 @@ private:
     };
     Result<bool> advance(const engine::BatchPart& part, const PassTimes& times);
     Result<bool> answer(std::span<const float> logits);
+    void changed();
     void publish(std::string text);
     void publish_logprobs(std::span<const float> logits, TokenId token);
     void finish(const Status& status);
@@ -127,6 +160,7 @@ private:
     const GenerationOptions options_;
     const std::chrono::steady_clock::time_point received_, queued_ = std::chrono::steady_clock::now();
     std::shared_ptr<Work> work_; // from start() to finish()
+    std::function<void()> listener_;
 
     mutable std::mutex mutex_;
     std::condition_variable changed_;
@@ -137,6 +171,7 @@ private:
     engine::Session* running_ = nullptr; // while computing, so that cancel() reaches it
 };
 
+/// Of all models.
 struct GeneratorStatus {
     std::size_t waiting = 0, running = 0;
     bool busy = false;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <new>
+#include <system_error>
 
 namespace flex::api {
 namespace {
@@ -14,90 +15,163 @@ std::uint64_t nanoseconds_since(Clock::time_point begin) {
 
 } // namespace
 
+/// The requests of one model.
+struct Generator::Lane {
+    explicit Lane(std::shared_ptr<pipeline::ServedModel> m) : model(std::move(m)) {}
+
+    const std::shared_ptr<pipeline::ServedModel> model;
+    std::vector<Shared> running; // of the thread that serves the lane; in the order of their arrival
+
+    // Guarded by the generator's mutex:
+    std::deque<Shared> queue;
+    std::vector<Shared> visible;           // running, for those who cancel and count
+    bool taken = false;                    // a thread serves it
+    bool in_pass = false;                  // and computes
+    std::uint64_t submitted = 0, seen = 0; // requests ever, and how many of them admit() looked at
+};
+
+Generator::Generator(const GeneratorOptions& options) : options_(options) {}
+
 Generator::~Generator() {
     {
         const std::lock_guard lock(mutex_);
         stop_ = true;
-        for (const Shared& generation : queue_) generation->cancel();
-        for (const Shared& generation : visible_) generation->cancel();
+        for (const auto& lane : lanes_) {
+            for (const Shared& generation : lane->queue) generation->cancel();
+            for (const Shared& generation : lane->visible) generation->cancel();
+        }
         wake_.notify_all();
     }
-    thread_.join();
+    for (std::thread& thread : threads_) thread.join();
+}
+
+/// mutex_ is held, as for the next two.
+Generator::Lane& Generator::lane_of(const Generation& generation) {
+    const auto found =
+        std::ranges::find_if(lanes_, [&](const auto& lane) { return lane->model == generation.model_; });
+    if (found != lanes_.end()) return **found;
+    lanes_.push_back(std::make_unique<Lane>(generation.model_));
+    ++untaken_;
+    return *lanes_.back();
+}
+
+Status Generator::add_thread() {
+    if (untaken_ <= idle_ || threads_.size() >= options_.max_lanes) return {};
+    try {
+        threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+        if (threads_.empty())
+            return fail(ErrorCode::kOutOfMemory, "the system gives no thread to compute with; try again");
+    }
+    return {};
 }
 
 Status Generator::submit(std::shared_ptr<Generation> generation) {
     const std::lock_guard lock(mutex_);
+    std::size_t all = 0;
+    for (const auto& lane : lanes_) all += lane->queue.size() + lane->visible.size();
+    Lane& lane = lane_of(*generation);
     // Those that find a place at once do not wait.
-    const std::size_t places = options_.max_running - std::min(options_.max_running, visible_.size());
-    if (queue_.size() >= options_.max_waiting + places) {
-        return fail(ErrorCode::kBusy,
-                    std::to_string(queue_.size()) + " requests are waiting already; try again later");
+    const std::size_t places = options_.max_running - std::min(options_.max_running, lane.visible.size());
+    Status status;
+    if (all >= options_.max_requests || lane.queue.size() >= options_.max_waiting + places) {
+        const std::size_t waiting = all >= options_.max_requests ? all : lane.queue.size();
+        status = fail(ErrorCode::kBusy, std::to_string(waiting) + " requests are " +
+                                            (all >= options_.max_requests ? "under way" : "waiting") +
+                                            " already; try again later");
+    } else {
+        status = add_thread();
     }
-    ++submitted_;
-    if (computing_ != nullptr) computing_->give_way();
-    queue_.push_back(std::move(generation));
-    wake_.notify_all();
+    if (!status.ok()) {
+        if (lane.submitted == 0) { // made for this one
+            lanes_.pop_back();
+            --untaken_;
+        }
+        return status;
+    }
+    ++lane.submitted;
+    if (lane.in_pass) lane.model->weights->give_way(); // if it waits for weights, the new one may join it
+    lane.queue.push_back(std::move(generation));
+    wake_.notify_one();
     return {};
 }
 
 GeneratorStatus Generator::status() const {
     const std::lock_guard lock(mutex_);
     GeneratorStatus status = status_;
-    status.waiting = queue_.size();
-    status.running = visible_.size();
-    status.busy = !visible_.empty();
+    for (const auto& lane : lanes_) {
+        status.waiting += lane->queue.size();
+        status.running += lane->visible.size();
+    }
+    status.busy = status.running > 0;
     return status;
 }
 
+std::map<std::string, ModelCounters> Generator::counters() const {
+    const std::lock_guard lock(mutex_);
+    return counters_;
+}
+
+/// A thread's life: lane after lane.
 void Generator::work() {
-    while (wait_for_work()) {
-        admit();
-        if (running_.empty()) continue;
-        pass(choose());
-    }
-}
-
-/// The requests of the model whose turn it is: models take turns, a pass each, but those that are not all in
-/// memory yet only when there is no other.
-std::vector<Generator::Shared> Generator::choose() {
-    ++turn_;
-    std::size_t chosen = turn_ % running_.size();
-    for (std::size_t i = 0; i < running_.size(); ++i) {
-        const std::size_t next = (turn_ + i) % running_.size();
-        if (!running_[next]->model_->weights->settled()) continue;
-        chosen = next;
-        break;
-    }
-    std::vector<Shared> group;
-    for (const Shared& generation : running_) {
-        if (generation->model_ == running_[chosen]->model_) group.push_back(generation);
-    }
-    return group;
-}
-
-/// False when there is nothing left to do, for ever.
-bool Generator::wait_for_work() {
     std::unique_lock lock(mutex_);
-    wake_.wait(lock, [&] { return stop_ || !queue_.empty() || !running_.empty(); });
-    return !queue_.empty() || !running_.empty();
+    for (;;) {
+        ++idle_;
+        wake_.wait(lock, [&] { return untaken_ > 0 || stop_; });
+        --idle_;
+        const auto free = std::ranges::find_if(lanes_, [](const auto& lane) { return !lane->taken; });
+        if (free == lanes_.end()) return; // stop_, and the other threads end the rest
+        Lane& lane = **free;
+        lane.taken = true;
+        --untaken_;
+        lock.unlock();
+        serve(lane);
+        lock.lock();
+        // What waits in it lets the lanes go first that have no thread.
+        const auto served = std::ranges::find_if(lanes_, [&](const auto& l) { return l.get() == &lane; });
+        std::unique_ptr<Lane> mine = std::move(*served);
+        lanes_.erase(served);
+        if (!mine->queue.empty()) {
+            mine->taken = false;
+            ++untaken_;
+            lanes_.push_back(std::move(mine));
+        }
+        lock.unlock();
+        mine.reset(); // perhaps the model with it: without the lock
+        lock.lock();
+    }
+}
+
+/// Until nothing of it runs and nothing waits, or another lane needs the thread.
+void Generator::serve(Lane& lane) {
+    for (bool first = true;; first = false) {
+        if (lane.running.empty()) {
+            const std::lock_guard lock(mutex_);
+            const bool needed_elsewhere = untaken_ > 0 && idle_ == 0;
+            if (lane.queue.empty() || (needed_elsewhere && !first)) return;
+        }
+        admit(lane);
+        if (!lane.running.empty()) pass(lane);
+    }
 }
 
 /// Starts those that wait, in order, as long as there is room.
-void Generator::admit() {
+void Generator::admit(Lane& lane) {
     for (;;) {
         Shared next;
         {
             const std::lock_guard lock(mutex_);
-            seen_ = submitted_;
-            if (queue_.empty()) return;
-            const Shared& first = queue_.front();
-            const bool room = running_.size() < options_.max_running && fits(*first);
+            lane.seen = lane.submitted;
+            if (lane.queue.empty()) return;
+            const Shared& first = lane.queue.front();
+            const bool room = lane.running.size() < options_.max_running && fits(lane, *first) &&
+                              (untaken_ == 0 || idle_ > 0 || lane.running.empty());
             if (!room && !first->cancelled()) return;
-            next = std::move(queue_.front());
-            queue_.pop_front();
-            visible_.push_back(next);
+            next = std::move(lane.queue.front());
+            lane.queue.pop_front();
+            lane.visible.push_back(next);
         }
-        running_.push_back(next);
+        lane.running.push_back(next);
         Status started = [&]() -> Status {
             try {
                 return next->start();
@@ -105,40 +179,39 @@ void Generator::admit() {
                 return fail(ErrorCode::kOutOfMemory, "the request needs more memory than there is");
             }
         }();
-        if (!started.ok()) end(next, started);
+        if (!started.ok()) end(lane, next, started);
     }
 }
 
-/// Whether the KV cache holds all that the running requests of its model may come to need, and this one too.
-/// The first of a model always fits: its context is no longer than the cache.
-bool Generator::fits(const Generation& generation) const {
-    const engine::KvPool& pool = *generation.model_->kv;
+/// Whether the KV cache holds all that the running requests may come to need, and this one too. The first
+/// always fits: its context is no longer than the cache.
+bool Generator::fits(const Lane& lane, const Generation& generation) {
     const auto blocks = [](const Generation& g) {
         return (g.most_tokens() + engine::kKvBlockTokens - 1) / engine::kKvBlockTokens;
     };
     std::size_t needed = blocks(generation);
-    bool first = true;
-    for (const Shared& other : running_) {
-        if (other->model_ != generation.model_) continue;
-        first = false;
-        needed += blocks(*other);
-    }
-    return first || needed <= pool.limit();
+    for (const Shared& other : lane.running) needed += blocks(*other);
+    return lane.running.empty() || needed <= lane.model->kv->limit();
 }
 
 /// What each computes in a pass: a token those that answer, pieces of their prompts the others. Some may get
-/// no turn.
-std::vector<engine::BatchPart> Generator::parts(const std::vector<Shared>& group,
-                                                std::vector<Shared>& owners) {
-    const std::size_t rows = group.front()->model_->batch->rows();
+/// no turn, or wait for what another of their caller computes.
+std::vector<engine::BatchPart> Generator::parts(Lane& lane, std::vector<Shared>& owners) const {
+    std::vector<Shared> computing;
+    for (auto it = lane.running.begin(); it != lane.running.end(); ++it) {
+        Generation& generation = **it;
+        generation.catch_up();
+        const auto ahead = [&](const Shared& earlier) { return generation.waits_for(*earlier); };
+        if (std::none_of(lane.running.begin(), it, ahead)) computing.push_back(*it);
+    }
     const auto prompts = static_cast<std::size_t>(
-        std::ranges::count_if(group, [](const Shared& generation) { return generation->in_prompt(); }));
-    const std::size_t answers = group.size() - prompts;
+        std::ranges::count_if(computing, [](const Shared& generation) { return generation->in_prompt(); }));
+    const std::size_t rows = lane.model->batch->rows(), answers = computing.size() - prompts;
     std::size_t budget = rows - std::min(rows, answers);
-    if (group.size() > 1) budget = std::min(budget, options_.shared_prompt_tokens);
+    if (computing.size() > 1) budget = std::min(budget, options_.shared_prompt_tokens);
     std::size_t left = prompts;
     std::vector<engine::BatchPart> parts;
-    for (const Shared& generation : group) {
+    for (const Shared& generation : computing) {
         // An equal share each; what a short prompt leaves over goes to the later ones.
         const bool in_prompt = generation->in_prompt();
         const std::size_t share = in_prompt ? budget / left-- : 1;
@@ -157,20 +230,18 @@ engine::NpuUse Generator::npu_use(const std::vector<Shared>& group) const {
     return options_.npu;
 }
 
-/// One pass for requests of one model.
-void Generator::pass(const std::vector<Shared>& group) {
-    const auto model = group.front()->model_; // stays, whoever ends
+void Generator::pass(Lane& lane) {
     {
         const std::lock_guard lock(mutex_);
-        computing_ = model->weights.get();
         // Whoever comes or goes from here on interrupts the waiting for weights; who came since admit()
         // looked, does now.
-        computing_->wait_again();
-        if (submitted_ != seen_) computing_->give_way();
+        lane.in_pass = true;
+        lane.model->weights->wait_again();
+        if (lane.submitted != lane.seen) lane.model->weights->give_way();
     }
-    engine::Batch& batch = *model->batch;
+    engine::Batch& batch = *lane.model->batch;
     std::vector<Shared> owners;
-    std::vector<engine::BatchPart> parts = this->parts(group, owners);
+    std::vector<engine::BatchPart> parts = this->parts(lane, owners);
     const auto begin = Clock::now();
     const engine::BatchTimings before = batch.timings();
     batch.use_npu(npu_use(owners));
@@ -179,7 +250,7 @@ void Generator::pass(const std::vector<Shared>& group) {
     if (wanted) computed = batch.run(parts);
     {
         const std::lock_guard lock(mutex_);
-        computing_ = nullptr;
+        lane.in_pass = false;
     }
     const engine::BatchTimings& after = batch.timings();
     const Generation::PassTimes times{nanoseconds_since(begin),
@@ -189,6 +260,10 @@ void Generator::pass(const std::vector<Shared>& group) {
         Result<bool> done = [&]() -> Result<bool> {
             if (!computed && computed.error().code == ErrorCode::kBusy) return false; // another time
             FLEX_TRY(computed);
+            // What was kept for later gives way to what runs.
+            if (!parts[i].status && parts[i].status.error().code == ErrorCode::kOutOfMemory &&
+                lane.model->conversations->evict_one())
+                return false;
             try {
                 return owners[i]->advance(parts[i], times);
             } catch (const std::bad_alloc&) {
@@ -196,25 +271,36 @@ void Generator::pass(const std::vector<Shared>& group) {
             }
         }();
         if (!done)
-            end(owners[i], done.error());
+            end(lane, owners[i], done.error());
         else if (*done)
-            end(owners[i], {});
-        else if (owners[i]->cancelled())
-            end(owners[i], fail(ErrorCode::kCancelled, "cancelled"));
+            end(lane, owners[i], {});
+    }
+    for (const Shared& generation : std::vector(lane.running)) {
+        if (generation->cancelled()) end(lane, generation, fail(ErrorCode::kCancelled, "cancelled"));
     }
 }
 
-void Generator::end(const Shared& generation, const Status& status) {
-    std::erase(running_, generation);
+void Generator::end(Lane& lane, const Shared& generation, const Status& status) {
+    std::erase(lane.running, generation);
+    const Finished finished = generation->summary();
     {
         const std::lock_guard lock(mutex_);
-        std::erase(visible_, generation);
-        if (status.ok())
+        std::erase(lane.visible, generation);
+        ModelCounters& model = counters_[lane.model->weights->info().name];
+        if (status.ok()) {
             ++status_.done;
-        else if (status.error().code == ErrorCode::kCancelled)
+            ++model.done;
+            model.first_token.add(finished.ttft_ms / 1000);
+        } else if (status.error().code == ErrorCode::kCancelled) {
             ++status_.cancelled;
-        else
+            ++model.cancelled;
+        } else {
             ++status_.failed;
+            ++model.failed;
+        }
+        model.prompt_tokens += finished.prompt_tokens;
+        model.cached_tokens += finished.cached_tokens;
+        model.answer_tokens += finished.answer_tokens;
     }
     generation->finish(status);
 }

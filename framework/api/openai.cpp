@@ -4,34 +4,14 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "base/json_depth.h"
+
 namespace flex::api {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
 Error invalid(const std::string& what) { return fail(ErrorCode::kInvalidArgument, what); }
-
-/// The parser below recurses; its depth must be bounded before it starts.
-bool too_deep(std::string_view body) {
-    std::size_t depth = 0;
-    bool in_string = false;
-    for (std::size_t i = 0; i < body.size(); ++i) {
-        const char c = body[i];
-        if (in_string) {
-            if (c == '\\')
-                ++i;
-            else if (c == '"')
-                in_string = false;
-        } else if (c == '"') {
-            in_string = true;
-        } else if (c == '{' || c == '[') {
-            if (++depth > kMaxJsonDepth) return true;
-        } else if ((c == '}' || c == ']') && depth > 0) {
-            --depth;
-        }
-    }
-    return false;
-}
 
 /// The field, or null when it is absent or null (which the API treats alike).
 const Json* field(const Json& object, const char* name) {
@@ -93,9 +73,10 @@ Result<tokenizer::ToolCall> read_call(const Json& call) {
     if (arguments == nullptr || !name->is_string())
         return invalid("each of tool_calls must have a function with a name and arguments");
     // Clients send the text of an object; a template may want it laid out its own way.
-    const Json value = arguments->is_string() && !too_deep(arguments->get_ref<const std::string&>())
-                           ? Json::parse(arguments->get_ref<const std::string&>(), nullptr, false)
-                           : *arguments;
+    const Json value =
+        arguments->is_string() && !json_deeper_than(arguments->get_ref<const std::string&>(), kMaxJsonDepth)
+            ? Json::parse(arguments->get_ref<const std::string&>(), nullptr, false)
+            : *arguments;
     if (!value.is_object()) return invalid("tool_calls[].function.arguments must be a JSON object");
     return tokenizer::ToolCall{name->get<std::string>(), dump(value)};
 }
@@ -300,7 +281,7 @@ Status read_extras(const Json& object, CompletionRequest& request) {
             return invalid("prompt_cache_key must be a string of at most " + std::to_string(kMaxStopBytes) +
                            " bytes");
         }
-        request.options.cache_key = key->get<std::string>();
+        request.cache_key = key->get<std::string>();
     }
     return {};
 }
@@ -401,7 +382,7 @@ Json error_json(const Error& error) {
 } // namespace
 
 Result<CompletionRequest> parse_request(Endpoint endpoint, std::string_view body) {
-    if (too_deep(body))
+    if (json_deeper_than(body, kMaxJsonDepth))
         return invalid("the JSON is nested more than " + std::to_string(kMaxJsonDepth) + " deep");
     const Json object = Json::parse(body, nullptr, false);
     if (object.is_discarded()) return invalid("the body is not JSON");
@@ -491,6 +472,7 @@ std::string format_http_error(int status) {
     const bool ours = status >= 500;
     const char* message = status == 404
                               ? "no such address; see /v1/models, /v1/chat/completions, /v1/completions"
+                          : status == 401 ? "this is for the operator; flexserve top --token prints the token"
                           : status == 413 ? "the body is too large (limit: 4 MiB)"
                           : status == 414 ? "the address is too long"
                           : ours          ? "the request failed inside the server"

@@ -37,7 +37,8 @@ struct CompletionRequest {
     bool return_tokens = false;   ///< extension: the ids of the answer's tokens in the (last) choice
     std::uint32_t max_tokens = 0; ///< 0: what the context holds
     bool has_seed = false;
-    GenerationOptions options; ///< without max_tokens
+    std::string cache_key;     ///< prompt_cache_key
+    GenerationOptions options; ///< without max_tokens and scope
 };
 
 /// Error: kInvalidArgument, names the field.

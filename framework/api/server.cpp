@@ -1,13 +1,14 @@
 #include "api/server.h"
 
 #include <httplib.h>
-#include <poll.h>
-
-#include <ctime>
 
 #include "api/generator.h"
+#include "api/http.h"
+#include "api/metrics.h"
 #include "api/openai.h"
+#include "api/prepare.h"
 #include "api/tls.h"
+#include "api/workflows.h"
 
 namespace flex::api {
 namespace {
@@ -16,45 +17,24 @@ using Clock = std::chrono::steady_clock;
 
 // Some generations compute and a few wait, a thread each; the threads left over answer everything else,
 // refusals included.
-constexpr std::size_t kConnectionThreads = 10;
+constexpr std::size_t kConnectionThreads = 14;
 constexpr std::size_t kMaxWaitingConnections = 16;
 constexpr time_t kReadSeconds = 10, kWriteSeconds = 10, kKeepAliveSeconds = 5;
 constexpr std::size_t kKeepAliveRequests = 100;
 constexpr std::chrono::milliseconds kPollInterval(100);
 constexpr std::chrono::milliseconds kReclaimWait(500);
 constexpr int kReclaimAttempts = 20;
-constexpr const char* kJson = "application/json";
 
 GeneratorOptions generator_options(engine::NpuUse npu) {
-    return {.max_running = 4, .max_waiting = 3, .npu = npu};
+    return {.max_running = 4, .max_waiting = 3, .max_requests = 10, .max_lanes = 4, .npu = npu};
 }
 
-void send_error(httplib::Response& response, const Error& error) {
-    response.status = http_status(error.code);
-    if (response.status == 503) response.set_header("Retry-After", "1");
-    response.set_content(format_error(error), kJson);
-}
-
-/// Whether the client of a request under way has gone. Only from the thread that serves the connection.
-bool peer_has_gone(const httplib::Request& request) {
-    auto* ssl =
-        const_cast<SSL*>(request.ssl); // httplib hands it out read-only; this thread owns the connection
-    pollfd state{SSL_get_fd(ssl), POLLIN | POLLRDHUP, 0};
-    if (::poll(&state, 1, 0) <= 0) return false;
-    if ((state.revents & (POLLERR | POLLHUP | POLLRDHUP | POLLNVAL)) != 0) return true;
-    char next = 0; // something came: the next request, or the notice that there will be none
-    const int got = SSL_peek(ssl, &next, 1);
-    return got <= 0 && SSL_get_error(ssl, got) != SSL_ERROR_WANT_READ;
-}
-
-std::string random_id(const char* prefix) {
-    std::array<std::byte, 12> id{};
-    if (!crypto::random(id)) return prefix;
-    return prefix + crypto::hex(id);
-}
 
 /// One answer on its way to a client.
 struct Answer {
+    explicit Answer(PreparedRequest prepared)
+        : head(std::move(prepared.head)), request(std::move(prepared.request)),
+          generation(std::move(prepared.generation)) {}
     AnswerHead head;
     CompletionRequest request;
     std::shared_ptr<Generation> generation;
@@ -64,49 +44,6 @@ struct Answer {
 
     ~Answer() { generation->cancel(); } // does nothing to one that is done
 };
-
-/// Checks a request against its model and makes it ready to compute.
-Result<std::shared_ptr<Answer>> prepare(pipeline::Registry& models, CompletionRequest request,
-                                        Clock::time_point received) {
-    FLEX_ASSIGN(auto model, models.get(request.model));
-    std::vector<TokenId> prompt = std::move(request.prompt_tokens);
-    if (request.endpoint == Endpoint::kChat) {
-        FLEX_ASSIGN(prompt, model->weights->chat_template().render(request.conversation));
-    } else if (prompt.empty()) {
-        prompt = model->weights->tokenizer().encode_prompt(request.prompt);
-    }
-    const std::uint32_t context = model->context, vocabulary = model->weights->model().shape().vocabulary;
-    if (prompt.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
-    for (const TokenId token : prompt) {
-        if (token >= vocabulary) {
-            return fail(ErrorCode::kInvalidArgument, "token " + std::to_string(token) +
-                                                         " is not in the vocabulary of " +
-                                                         std::to_string(vocabulary));
-        }
-    }
-    for (const auto& [token, bias] : request.options.sampler.logit_bias) {
-        if (token >= vocabulary)
-            return fail(ErrorCode::kInvalidArgument, "logit_bias names token " + std::to_string(token) +
-                                                         ", which is not in the vocabulary of " +
-                                                         std::to_string(vocabulary));
-    }
-    if (prompt.size() >= context) {
-        return fail(ErrorCode::kContextFull, "the prompt has " + std::to_string(prompt.size()) +
-                                                 " tokens; the context holds " + std::to_string(context) +
-                                                 " and the answer needs room too");
-    }
-    request.options.max_tokens = request.max_tokens == 0 ? context : request.max_tokens;
-    if (!request.has_seed) {
-        FLEX_TRY(crypto::random(std::as_writable_bytes(std::span(&request.options.sampler.seed, 1))));
-    }
-    auto answer = std::make_shared<Answer>();
-    answer->head = {request.endpoint, random_id(request.endpoint == Endpoint::kChat ? "chatcmpl-" : "cmpl-"),
-                    static_cast<std::int64_t>(std::time(nullptr)), request.model};
-    answer->generation =
-        std::make_shared<Generation>(std::move(model), std::move(prompt), request.options, received);
-    answer->request = std::move(request);
-    return answer;
-}
 
 /// Waits for progress; gives up on the generation when the client has gone.
 Generation::Progress wait(Answer& answer, const httplib::Request& request) {
@@ -169,7 +106,9 @@ struct Server::State {
     port::Port& port;
     ServerOptions options;
     pipeline::Registry models;
+    Callers callers;
     Generator generator; // goes before the models it computes with
+    Workflows workflows{models, generator, callers};
     std::unique_ptr<httplib::SSLServer> http;
     std::uint16_t bound = 0;
     std::atomic<bool> stopping{false};
@@ -182,9 +121,10 @@ void Server::State::complete(Endpoint endpoint, const httplib::Request& request,
     const auto received = Clock::now();
     auto parsed = parse_request(endpoint, request.body);
     if (!parsed) return send_error(response, parsed.error());
-    auto prepared = prepare(models, std::move(*parsed), received);
+    auto prepared =
+        prepare(models, std::move(*parsed), callers.of(request.get_header_value("Authorization")), received);
     if (!prepared) return send_error(response, prepared.error());
-    const std::shared_ptr<Answer> answer = *prepared;
+    const auto answer = std::make_shared<Answer>(std::move(*prepared));
     if (auto queued = generator.submit(answer->generation); !queued)
         return send_error(response, queued.error());
     // The status line waits for the first text, so that what fails until then fails with a status of its own.
@@ -207,6 +147,8 @@ void Server::State::route() {
     http->Post("/v1/completions", [this](const auto& request, auto& response) {
         complete(Endpoint::kCompletion, request, response);
     });
+    http->Post("/v1/flexserve/workflows",
+               [this](const auto& request, auto& response) { workflows.run(request, response); });
     http->Get("/v1/models", [this](const auto&, auto& response) {
         auto names = models.names();
         if (!names) return send_error(response, names.error());
@@ -216,6 +158,15 @@ void Server::State::route() {
               [](const auto&, auto& response) { response.set_content(R"({"status":"ok"})", kJson); });
     http->Get("/flexserve/status",
               [this](const auto&, auto& response) { response.set_content(format_status(status()), kJson); });
+    http->Get("/metrics", [this](const auto& request, auto& response) {
+        if (!is_operator(port, request.get_header_value("Authorization"))) {
+            response.status = 401;
+            response.set_header("WWW-Authenticate", "Bearer");
+            return;
+        }
+        response.set_content(format_metrics(status(), generator.counters(), workflows.counters()),
+                             "text/plain; version=0.0.4; charset=utf-8");
+    });
     http->set_error_handler([](const auto&, auto& response) {
         if (response.body.empty()) response.set_content(format_http_error(response.status), kJson);
     });
@@ -296,6 +247,7 @@ Status Server::run() {
 
 void Server::stop() {
     state_->stopping = true;
+    state_->workflows.stop();
     state_->http->stop();
 }
 

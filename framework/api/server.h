@@ -1,6 +1,7 @@
 // The HTTPS server: TLS ends here, next to the model.
 //
-//   POST /v1/chat/completions, /v1/completions   GET /v1/models, /health, /flexserve/status
+//   POST /v1/chat/completions, /v1/completions, /v1/flexserve/workflows
+//   GET  /v1/models, /health, /flexserve/status; /metrics for the operator
 #pragma once
 
 #include <cstdint>

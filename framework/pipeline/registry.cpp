@@ -32,7 +32,9 @@ engine::KvType default_kv(const engine::ModelShape& shape, std::uint32_t context
 }
 
 Registry::Registry(port::Port& port, const RegistryOptions& options)
-    : port_(port), options_(options), trust_(port), pool_(options.threads) {}
+    : port_(port), options_(options), trust_(port), pool_(options.threads) {
+    if (options_.npu != nullptr) npu_.emplace(*options_.npu);
+}
 
 Registry::~Registry() {
     Taken all; // a loader at work may still look at the map, and finds it empty
@@ -110,8 +112,9 @@ Status Registry::add_kv(ServedModel& served) {
     const std::uint64_t memory = frames * kFrameBytes;
     served.context =
         options_.context != 0 ? options_.context : default_context(layout, shape.context, memory);
-    engine::BatchOptions options{kRowsPerPass,     served.context, served.weights.get(),
-                                 options_.kernels, options_.npu,   options_.npu_use};
+    served.gate = std::make_unique<SharedGate>(*served.weights, share_);
+    engine::BatchOptions options{kRowsPerPass,     served.context,          served.gate.get(),
+                                 options_.kernels, npu_ ? &*npu_ : nullptr, options_.npu_use};
     FLEX_ASSIGN(served.batch, engine::Batch::create(served.weights->model(), pool_, options));
     // Where memory is known, all sessions of a model together take no more than one alone might.
     const std::uint64_t one = layout.bytes(served.context);

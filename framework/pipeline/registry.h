@@ -16,8 +16,10 @@
 #include "memory/pressure.h"
 #include "package/trust.h"
 #include "pipeline/conversations.h"
+#include "pipeline/fair_share.h"
 #include "pipeline/loaded_model.h"
 #include "pipeline/model_use.h"
+#include "pipeline/shared_npu.h"
 
 namespace flex::pipeline {
 
@@ -32,6 +34,8 @@ namespace flex::pipeline {
 /// A model in memory with all that computes with it. Members in the order of their dependence.
 struct ServedModel {
     std::unique_ptr<LoadedModel> weights;
+    std::unique_ptr<SharedGate>
+        gate; ///< what the batch computes with: the weights, in turns with other models
     std::unique_ptr<engine::KvMemory> kv_memory;
     std::shared_ptr<engine::KvPool> kv;
     std::shared_ptr<engine::Batch> batch;
@@ -67,6 +71,8 @@ struct ModelStatus {
     std::uint32_t stages = 0, stages_loaded = 0; ///< of them in memory, the first ones
     bool hot = false;                            ///< as the memory policy sees it
     std::size_t idle_conversations = 0;
+    ConversationsStatus conversations{};
+    std::uint64_t kv_block_bytes = 0;
 };
 
 /// Since the registry was made.
@@ -146,6 +152,8 @@ private:
     package::TrustStore trust_;
     engine::ThreadPool pool_;
     std::mutex open_mutex_; // one get() at a time; taken before mutex_, and never by loaders
+    FairShare share_;       // of the pool
+    std::optional<SharedNpu> npu_;
     mutable std::mutex mutex_;
     std::map<std::string, Entry> models_;
     std::map<std::string, std::shared_ptr<ModelUse>> uses_; // also of models that are not open now

@@ -178,7 +178,8 @@ std::vector<ModelStatus> Registry::status() const {
         all.push_back({name, weights.info().kind, weights.info().version, weights.info().bytes,
                        weights.bytes_loaded(), entry.model->context, entry.model->in_use(), idle.count(),
                        weights.model().stages(), weights.stages_loaded(), hot[all.size()],
-                       entry.model->conversations->idle()});
+                       entry.model->conversations->idle(), entry.model->conversations->status(),
+                       entry.model->kv->layout().block_bytes()});
     }
     return all;
 }

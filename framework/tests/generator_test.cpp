@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
+#include <filesystem>
 #include <mutex>
 
 #include "fakes.h"
@@ -66,7 +67,7 @@ protected:
         options.keep_logits = true;
         options.sampler.temperature = temperature;
         options.sampler.seed = salt;
-        options.cache_key = key_;
+        options.scope = key_;
         return std::make_shared<Generation>(registry_->get(model).value(), std::move(prompt), options,
                                             std::chrono::steady_clock::now());
     }
@@ -236,6 +237,196 @@ TEST_F(GeneratorTest, idle_conversations_give_their_memory_back) {
     EXPECT_GE(registry_->give_back(1), 4 * model->kv->layout().block_bytes());
     EXPECT_EQ(model->conversations->idle(), 0u);
     EXPECT_EQ(model->kv->status().in_use + model->kv->status().free, 0u);
+}
+
+/// Waits until there is new text, or the end.
+std::string next_text(const std::shared_ptr<Generation>& generation) {
+    for (;;) {
+        const auto progress = generation->wait(1s);
+        if (progress.done || !progress.text.empty()) return progress.text;
+    }
+}
+
+// Both are slow enough that one alone would be far from its end when the other gets its second text.
+TEST_F(GeneratorTest, two_models_answer_at_the_same_time_and_get_what_they_get_alone) {
+    Generator generator({});
+    const auto alone = request(20, 24, 1);
+    ASSERT_TRUE(generator.submit(alone).ok());
+    const auto expected = finish(alone).value().tokens;
+    test::slow_ms = 1;
+    const auto one = request(20, 24, 1), two = request(20, 24, 1, 0, "other");
+    ASSERT_TRUE(generator.submit(one).ok());
+    ASSERT_TRUE(generator.submit(two).ok());
+    for (int i = 0; i < 2; ++i) {
+        EXPECT_FALSE(next_text(one).empty());
+        EXPECT_FALSE(next_text(two).empty());
+    }
+    EXPECT_EQ(generator.status().running, 2u);
+    test::slow_ms = 0;
+    EXPECT_EQ(finish(one).value().tokens, expected);
+    EXPECT_EQ(finish(two).value().tokens, expected);
+    EXPECT_EQ(generator.counters().at("demo").done, 2u);
+    EXPECT_EQ(generator.counters().at("other").done, 1u);
+}
+
+TEST_F(GeneratorTest, a_model_that_fails_to_load_fails_alone) {
+    const std::string path = folder_.path() + "/torn.gguf";
+    std::filesystem::copy_file(FLEX_SOURCE_DIR "/models/demo/demo.gguf", path);
+    ASSERT_TRUE(registry_->add_gguf("torn", path).ok());
+    Generator generator({});
+    test::slow_ms = 1;
+    const auto good = request(20, 20, 1), bad = request(20, 20, 1, 0, "torn");
+    std::filesystem::resize_file(path, std::filesystem::file_size(path) / 2); // open, not yet loaded
+    ASSERT_TRUE(generator.submit(good).ok());
+    ASSERT_TRUE(generator.submit(bad).ok());
+    const auto failed = finish(bad);
+    ASSERT_FALSE(failed.ok());
+    EXPECT_NE(failed.error().code, ErrorCode::kCancelled);
+    test::slow_ms = 0;
+    EXPECT_TRUE(finish(good).ok());
+    EXPECT_EQ(generator.counters().at("torn").failed, 1u);
+    EXPECT_EQ(generator.counters().at("demo").failed, 0u);
+}
+
+TEST_F(GeneratorTest, destroying_it_ends_what_runs_of_several_models) {
+    test::slow_ms = 1;
+    std::vector<std::shared_ptr<Generation>> all;
+    {
+        Generator generator({});
+        for (const char* model : {"demo", "other", "demo", "other"}) {
+            all.push_back(request(20, 400, static_cast<TokenId>(all.size()), 0, model));
+            ASSERT_TRUE(generator.submit(all.back()).ok());
+        }
+        while (generator.status().running < all.size()) std::this_thread::sleep_for(1ms);
+    }
+    for (const auto& generation : all) EXPECT_EQ(finish(generation).error().code, ErrorCode::kCancelled);
+}
+
+TEST_F(GeneratorTest, more_models_than_threads_are_all_served) {
+    for (const char* name : {"third", "fourth"})
+        ASSERT_TRUE(registry_->add_gguf(name, FLEX_SOURCE_DIR "/models/demo/demo.gguf").ok());
+    Generator generator({.max_lanes = 2});
+    std::vector<std::shared_ptr<Generation>> all;
+    for (int round = 0; round < 2; ++round) {
+        for (const char* model : {"demo", "other", "third", "fourth"}) {
+            all.push_back(request(20, 6, static_cast<TokenId>(round), 0, model));
+            ASSERT_TRUE(generator.submit(all.back()).ok());
+        }
+    }
+    for (const auto& generation : all) EXPECT_TRUE(finish(generation).ok());
+    EXPECT_EQ(generator.status().done, all.size());
+}
+
+TEST_F(GeneratorTest, all_models_together_take_so_many_requests_and_no_more) {
+    test::slow_ms = 1;
+    Generator generator({.max_requests = 2});
+    const auto one = request(20, 400), two = request(20, 400, 0, 0, "other"), three = request(20, 400);
+    ASSERT_TRUE(generator.submit(one).ok());
+    ASSERT_TRUE(generator.submit(two).ok());
+    EXPECT_EQ(generator.submit(three).error().code, ErrorCode::kBusy);
+}
+
+/// What begins like another's prompt of the same caller, and goes on differently after `common` tokens.
+std::vector<TokenId> variant(std::size_t common, std::size_t length, TokenId salt) {
+    std::vector<TokenId> prompt;
+    for (std::size_t i = 0; i < length; ++i)
+        prompt.push_back(static_cast<TokenId>(100 + (i * 7 + (i < common ? 0 : salt)) % 300));
+    return prompt;
+}
+
+class SharingTest : public GeneratorTest {
+protected:
+    std::shared_ptr<Generation> ask(const char* scope, std::vector<TokenId> prompt,
+                                    std::uint32_t tokens = 4) {
+        GenerationOptions options;
+        options.max_tokens = tokens;
+        options.keep_logits = true;
+        options.sampler.temperature = 0;
+        options.scope = scope;
+        auto generation = std::make_shared<Generation>(model_, std::move(prompt), options,
+                                                       std::chrono::steady_clock::now());
+        EXPECT_TRUE(generator_.submit(generation).ok());
+        return generation;
+    }
+    GenerationResult answer(const char* scope, std::vector<TokenId> prompt) {
+        return finish(ask(scope, std::move(prompt))).value();
+    }
+    std::shared_ptr<pipeline::ServedModel> model_ = registry_->get("demo").value();
+    Generator generator_{{}};
+};
+
+// 100 tokens in common: 3 whole blocks and 4 tokens of the next.
+TEST_F(SharingTest, what_two_prompts_of_a_caller_begin_with_is_computed_once) {
+    const auto reference = answer("", variant(100, 140, 9));
+    EXPECT_EQ(answer("mine", variant(100, 140, 5)).cached_tokens, 0u);
+    const auto second = answer("mine", variant(100, 140, 9));
+    EXPECT_EQ(second.cached_tokens, 100u);
+    EXPECT_EQ(second.tokens, reference.tokens);
+    EXPECT_EQ(second.logits, reference.logits); // the same bits
+    EXPECT_EQ(model_->conversations->status().blocks_shared, 3u);
+    // The first is as it was: the second wrote into a copy.
+    const auto first_again = answer("mine", variant(100, 140, 5));
+    EXPECT_EQ(first_again.cached_tokens, 139u);
+    EXPECT_EQ(first_again.logits, answer("", variant(100, 140, 5)).logits);
+}
+
+TEST_F(SharingTest, another_caller_s_equal_prompt_is_computed_anew_and_shares_no_block) {
+    static_cast<void>(answer("mine", variant(100, 140, 5)));
+    const std::uint64_t before = model_->conversations->status().shared_tokens;
+    const auto theirs = answer("theirs", variant(100, 140, 5));
+    EXPECT_EQ(theirs.cached_tokens, 0u);
+    EXPECT_EQ(answer("", variant(100, 140, 5)).cached_tokens, 0u);
+    EXPECT_EQ(model_->conversations->status().shared_tokens, before);
+    EXPECT_EQ(model_->conversations->status().blocks_shared, 0u);
+    EXPECT_EQ(model_->conversations->status().hits, 0u);
+}
+
+TEST_F(SharingTest, requests_that_come_together_compute_their_common_beginning_once) {
+    const auto reference = answer("", variant(200, 230, 9));
+    test::slow_ms = 1;
+    const auto first = ask("mine", variant(200, 230, 5)), second = ask("mine", variant(200, 230, 9)),
+               stranger = ask("theirs", variant(200, 230, 9));
+    EXPECT_EQ(finish(first).value().cached_tokens, 0u);
+    const auto shared = finish(second).value();
+    EXPECT_EQ(shared.cached_tokens, 192u); // whole blocks
+    EXPECT_EQ(shared.logits, reference.logits);
+    EXPECT_EQ(finish(stranger).value().cached_tokens, 0u);
+}
+
+TEST_F(SharingTest, a_beginning_that_two_had_in_common_outlives_both) {
+    static_cast<void>(answer("mine", variant(100, 140, 5)));
+    static_cast<void>(answer("mine", variant(100, 140, 9)));
+    EXPECT_EQ(model_->conversations->status().prefixes, 1u);
+    for (TokenId salt = 0; salt < pipeline::Conversations::kMaxIdle; ++salt)
+        static_cast<void>(answer("mine", variant(0, 40, static_cast<TokenId>(10 + salt))));
+    EXPECT_EQ(answer("mine", variant(100, 140, 77)).cached_tokens, 96u);
+}
+
+TEST_F(SharingTest, memory_that_is_asked_back_takes_the_shared_beginnings_too) {
+    const auto expected = answer("", variant(100, 140, 9));
+    static_cast<void>(answer("mine", variant(100, 140, 5)));
+    static_cast<void>(answer("mine", variant(100, 140, 9)));
+    EXPECT_GE(model_->conversations->give_back(), 6 * model_->kv->layout().block_bytes());
+    const auto status = model_->conversations->status();
+    EXPECT_EQ(status.blocks_in_use + status.blocks_free, 0u);
+    EXPECT_EQ(status.prefixes + status.idle, 0u);
+    EXPECT_GT(status.evicted, 0u);
+    const auto again = answer("mine", variant(100, 140, 9));
+    EXPECT_EQ(again.cached_tokens, 0u);
+    EXPECT_EQ(again.logits, expected.logits);
+}
+
+TEST_F(SharingTest, a_running_answer_does_not_change_when_memory_is_asked_back) {
+    const auto expected = finish(ask("", variant(100, 140, 9), 20)).value();
+    static_cast<void>(answer("mine", variant(100, 140, 5)));
+    test::slow_ms = 1;
+    const auto running = ask("mine", variant(100, 140, 9), 20);
+    EXPECT_FALSE(next_text(running).empty());
+    static_cast<void>(model_->conversations->give_back());
+    test::slow_ms = 0;
+    const auto result = finish(running).value();
+    EXPECT_EQ(result.cached_tokens, 100u);
+    EXPECT_EQ(result.tokens, expected.tokens);
 }
 
 } // namespace

@@ -37,7 +37,7 @@ TEST(OpenAi, a_chat_request_is_read_in_full) {
     EXPECT_TRUE(r.stream);
     EXPECT_TRUE(r.stream_usage);
     EXPECT_EQ(r.conversation.thinking, false);
-    EXPECT_EQ(r.options.cache_key, "k");
+    EXPECT_EQ(r.cache_key, "k");
 }
 
 TEST(OpenAi, sampling_options_are_read) {

@@ -98,8 +98,8 @@ TEST_F(ResidencyTest, idle_conversations_go_after_cold_models_and_before_hot_one
         const auto model = registry_->get(name).value();
         const std::vector<TokenId> prompt{100, 101, 102};
         auto conversation = model->conversations->take(prompt, "key", 10).value();
-        ASSERT_TRUE(conversation.session->prefill(prompt).ok());
-        conversation.tokens = prompt;
+        ASSERT_TRUE(conversation->session->prefill(prompt).ok());
+        conversation->tokens = prompt;
         model->conversations->put_back(std::move(conversation));
     };
     talk("b");

@@ -5,9 +5,12 @@
 #include <httplib.h>
 
 #include <atomic>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "api/caller.h"
+#include "api/metrics.h"
 #include "fakes.h"
 #include "package/chat_compiler.h"
 #include "package/seal.h"
@@ -394,6 +397,165 @@ TEST_F(ServerTest, a_damaged_package_fails_its_requests_with_the_reason_and_heal
     ASSERT_TRUE(port::write_file(path, good).ok());
     EXPECT_FALSE(ask("/v1/chat/completions", chat({{"model", "torn"}}))["choices"].empty());
     std::filesystem::remove(path);
+}
+
+TEST_F(ServerTest, prompts_of_one_api_key_share_what_they_begin_with_and_another_s_do_not) {
+    const auto cached = [&](const std::string& key) {
+        auto asking = client();
+        if (!key.empty()) asking->set_default_headers({{"Authorization", "Bearer " + key}});
+        const auto got = asking->Post("/v1/chat/completions", chat().dump(), "application/json");
+        return Json::parse(got->body)["usage"]["prompt_tokens_details"]["cached_tokens"].get<int>();
+    };
+    const std::string mine(kMinApiKeyBytes, 'a'), theirs(kMinApiKeyBytes, 'b');
+    EXPECT_EQ(cached(mine), 0);
+    EXPECT_GT(cached(mine), 0);
+    EXPECT_EQ(cached(theirs), 0);
+    for (int i = 0; i < 2; ++i) {
+        EXPECT_EQ(cached("sk-no-key-required"), 0); // what everybody sends makes nobody one caller
+        EXPECT_EQ(cached(""), 0);
+    }
+}
+
+/// Two nodes that need each other's answers, and one beside them.
+Json small_flow() {
+    const auto node = [](const char* id, const char* prompt) {
+        return Json{{"id", id}, {"model", "demo"}, {"prompt", prompt}, {"max_tokens", 6}, {"temperature", 0}};
+    };
+    return {{"name", "small"},
+            {"inputs", {"question"}},
+            {"nodes",
+             {node("first", "{{question}}"), node("beside", "What is the NPU?"),
+              node("last", "{{first.output}} {{beside.output}}")}},
+            {"output", "<{{last.output}}>"}};
+}
+
+TEST_F(ServerTest, a_workflow_answers_and_shows_only_what_was_asked_for) {
+    const Json body = {
+        {"workflow", small_flow()}, {"inputs", {{"question", "What is Flex-Mem?"}}}, {"reveal", {"beside"}}};
+    const Json done = ask("/v1/flexserve/workflows", body);
+    EXPECT_EQ(done["type"], "workflow.finished");
+    ASSERT_EQ(done["nodes"].size(), 3u);
+    EXPECT_FALSE(done["nodes"][0].contains("output"));
+    EXPECT_TRUE(done["nodes"][1].contains("output"));
+    for (const Json& node : done["nodes"]) {
+        EXPECT_EQ(node["state"], "done");
+        EXPECT_GT(node["answer_tokens"], 0);
+        EXPECT_LE(node["started_ms"], node["ended_ms"]);
+    }
+    EXPECT_GE(done["nodes"][2]["started_ms"], done["nodes"][0]["ended_ms"]);
+    // The same answer as by hand.
+    const auto by_hand = [&](const std::string& prompt) {
+        Json request = chat({{"max_tokens", 6}});
+        request["messages"] = Json::array({{{"role", "user"}, {"content", prompt}}});
+        return ask("/v1/chat/completions", request)["choices"][0]["message"]["content"].get<std::string>();
+    };
+    const std::string first = by_hand("What is Flex-Mem?"), beside = by_hand("What is the NPU?");
+    EXPECT_EQ(done["output"], "<" + by_hand(first + " " + beside) + ">");
+    EXPECT_EQ(done["nodes"][1]["output"], beside);
+}
+
+TEST_F(ServerTest, a_workflow_s_progress_is_streamed_without_the_answers_in_between) {
+    const Json body = {
+        {"workflow", small_flow()}, {"inputs", {{"question", "What is Flex-Mem?"}}}, {"stream", true}};
+    const auto got = post("/v1/flexserve/workflows", body.dump());
+    ASSERT_TRUE(got);
+    std::map<std::string, int> types;
+    std::istringstream lines(got->body);
+    for (std::string line; std::getline(lines, line);) {
+        if (line.starts_with("data: {")) ++types[Json::parse(line.substr(6))["type"]];
+    }
+    EXPECT_EQ(types,
+              (std::map<std::string, int>{{"node.started", 3}, {"node.ended", 3}, {"workflow.finished", 1}}));
+    EXPECT_NE(got->body.find("data: [DONE]"), std::string::npos);
+}
+
+TEST_F(ServerTest, a_workflow_that_makes_no_sense_is_refused_before_anything_runs) {
+    const Json before = status()["requests"];
+    Json circle = small_flow(), stranger = small_flow(), sampling = small_flow();
+    circle["nodes"][0]["after"] = {"last"};
+    stranger["nodes"][2]["model"] = "nope";
+    sampling["nodes"][1]["temperature"] = -3;
+    const std::pair<Json, int> bad[] = {{{{"workflow", circle}}, 400},
+                                        {{{"workflow", stranger}}, 404},
+                                        {{{"workflow", sampling}}, 400},
+                                        {{{"workflow", small_flow()}, {"inputs", Json::object()}}, 400},
+                                        {Json::object(), 400},
+                                        {{{"workflow", 1}}, 400},
+                                        {{{"workflow", small_flow()}, {"revael", true}}, 400}};
+    for (auto [body, expected] : bad) {
+        if (!body.contains("inputs")) body["inputs"] = {{"question", "q"}};
+        const auto got = post("/v1/flexserve/workflows", body.dump());
+        ASSERT_TRUE(got);
+        EXPECT_EQ(got->status, expected) << got->body;
+        EXPECT_FALSE(Json::parse(got->body)["error"]["message"].get<std::string>().empty());
+    }
+    EXPECT_EQ(status()["requests"]["done"], before["done"]);
+    EXPECT_EQ(status()["requests"]["failed"], before["failed"]);
+}
+
+TEST_F(ServerTest, a_workflow_ends_at_its_deadline_and_with_its_client) {
+    Json late = small_flow();
+    late["deadline_ms"] = 1;
+    const Json inputs = {{"question", "What is Flex-Mem?"}};
+    test::slow_ms = 3;
+    const auto got = post("/v1/flexserve/workflows", Json{{"workflow", late}, {"inputs", inputs}}.dump());
+    ASSERT_TRUE(got);
+    EXPECT_EQ(got->status, 504) << got->body;
+    EXPECT_TRUE(Json::parse(got->body)["deadline"].get<bool>());
+
+    const auto before = status()["requests"]["cancelled"].get<std::uint64_t>();
+    auto leaver = client();
+    const std::string body = Json{{"workflow", small_flow()}, {"inputs", inputs}}.dump();
+    std::thread sender(
+        [&] { static_cast<void>(leaver->Post("/v1/flexserve/workflows", body, "application/json")); });
+    while (!status()["requests"]["busy"]) std::this_thread::sleep_for(1ms);
+    leaver->stop();
+    sender.join();
+    while (status()["requests"]["cancelled"].get<std::uint64_t>() == before) std::this_thread::sleep_for(5ms);
+    test::slow_ms = 0;
+    while (status()["requests"]["busy"]) std::this_thread::sleep_for(5ms);
+    EXPECT_EQ(ask("/v1/flexserve/workflows", {{"workflow", small_flow()}, {"inputs", inputs}})["type"],
+              "workflow.finished");
+}
+
+TEST_F(ServerTest, metrics_are_the_operator_s_and_well_formed) {
+    static_cast<void>(ask("/v1/chat/completions", chat({{"prompt_cache_key", "a-secret-of-metrics"}})));
+    const auto get = [&](const std::string& token) {
+        return client()->Get("/metrics", {{"Authorization", "Bearer " + token}});
+    };
+    for (const std::string& wrong : {std::string(), std::string("x"), std::string(64, '0')}) {
+        const auto refused = get(wrong);
+        ASSERT_TRUE(refused);
+        EXPECT_EQ(refused->status, 401) << wrong;
+        EXPECT_EQ(refused->body.find("flexserve_"), std::string::npos);
+    }
+    const std::string token = crypto::hex(world_->port->device_key(kOperatorKeyLabel).value().bytes());
+    const auto got = get(token);
+    ASSERT_TRUE(got);
+    ASSERT_EQ(got->status, 200);
+    EXPECT_EQ(got->body.find("secret"), std::string::npos);
+    EXPECT_EQ(got->body.find(token), std::string::npos);
+    std::set<std::string> announced;
+    std::istringstream lines(got->body);
+    std::uint64_t last_bucket = 0;
+    for (std::string line; std::getline(lines, line);) {
+        if (line.starts_with("# TYPE ")) announced.insert(line.substr(7, line.find(' ', 7) - 7));
+        if (line.starts_with('#')) continue;
+        std::string name = line.substr(0, line.find_first_of("{ "));
+        for (const char* suffix : {"_bucket", "_sum", "_count"}) {
+            if (name.starts_with("flexserve_first_token_seconds") && name.ends_with(suffix))
+                name.resize(name.size() - std::strlen(suffix));
+        }
+        EXPECT_TRUE(announced.contains(name)) << line;
+        char* end = nullptr;
+        const double value = std::strtod(line.c_str() + line.rfind(' ') + 1, &end);
+        EXPECT_EQ(*end, '\0') << line;
+        if (!line.starts_with("flexserve_first_token_seconds_bucket{model=\"demo\"")) continue;
+        EXPECT_GE(static_cast<std::uint64_t>(value), last_bucket) << line; // each holds the ones before
+        last_bucket = static_cast<std::uint64_t>(value);
+    }
+    EXPECT_GT(last_bucket, 0u);
+    EXPECT_NE(got->body.find("flexserve_requests_total{model=\"demo\",result=\"done\"}"), std::string::npos);
 }
 
 TEST_F(ServerTest, status_tells_what_is_loaded_and_that_nothing_is_protected_here) {
