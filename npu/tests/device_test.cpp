@@ -200,7 +200,10 @@ TEST_F(DeviceTest, rows_of_the_cache_and_tokens_that_do_not_exist_are_bad_operan
     const auto words = [&](std::vector<std::uint32_t> list) { region.put(0x30000, list); };
     for (const std::uint32_t op : kKvOps) {
         words({FLEX_NPU_CONTEXT_MAX, 0, 0, 0, 0, 0});
-        expect_refused(good(op), FLEX_NPU_BAD_OPERAND, "a position too large");
+        expect_refused(good(op), FLEX_NPU_BAD_OPERAND, "a position far behind the list");
+        flex_npu_command c = good(op);
+        c.block_list = FLEX_NPU_CONTEXT_MAX / FLEX_NPU_KV_BLOCK_TOKENS + 1; // zeros: the first block for all
+        expect_refused(c, FLEX_NPU_BAD_OPERAND, "a position too large, though the list has it");
         words({0, 0, 64, 0, 0, 0});
         expect_refused(good(op), FLEX_NPU_BAD_OPERAND, "a position behind the list");
         words({0, 0, 0, 2, 0, 0});
