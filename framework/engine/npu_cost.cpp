@@ -66,7 +66,8 @@ void NpuCost::measured(Side side, const PassWork& work, std::uint64_t nanosecond
     const double now = static_cast<double>(nanoseconds) / std::max(units(work), 1.0);
     double& rate = rates_[side][kind];
     const bool first = side == kNpu && !npu_measured_[kind];
-    rate = first ? now : (1 - kNewest) * rate + kNewest * now;
+    // Much can make a pass slower (the first maps memory, others are interrupted), nothing makes it faster.
+    rate = first || now < rate ? now : (1 - kNewest) * rate + kNewest * now;
     if (side == kNpu) npu_measured_[kind] = true;
 }
 

@@ -106,6 +106,8 @@ Status Device::start() {
     set_common(kDeviceStatus, kAcknowledge | kDriver | kFeaturesOk | kDriverOk, 1);
     submitted_ = ended_ = 0;
     under_way_ = 0;
+    // A reset leaves ACCESS as it is, and an access begins only when it changes.
+    sequence_ = static_cast<std::uint8_t>(registers_.read(where_.device + FLEX_NPU_CONFIG_ACCESS, 4) >> 16);
     if (read(FLEX_NPU_REG_ID) != FLEX_NPU_ID || read(FLEX_NPU_REG_VERSION) != FLEX_NPU_VERSION)
         return not_as_it_should("is another device, or another version of it");
     write(FLEX_NPU_REG_POWER, 1);
@@ -113,8 +115,9 @@ Status Device::start() {
 }
 
 Status Device::reset() {
-    set_common(kDeviceStatus, 0, 1);
     under_way_ = 0;
+    if (common(kDeviceStatus, 1) == 0) return {}; // as after every change of hands
+    set_common(kDeviceStatus, 0, 1);
     const auto give_up = std::chrono::steady_clock::now() + kResetPatience;
     while (common(kDeviceStatus, 1) != 0) {
         if (std::chrono::steady_clock::now() > give_up) return not_as_it_should("does not end its reset");

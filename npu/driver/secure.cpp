@@ -65,10 +65,9 @@ Status SecureNpu::acquire() {
     return started;
 }
 
-/// Its jobs end with that: first by the reset here, then by that of the trusted OS.
+/// Its jobs end with that: the trusted OS resets it before this returns.
 void SecureNpu::release() {
     const auto start = Clock::now();
-    static_cast<void>(device_->reset());
     device_.reset();
     registers_.reset();
     port_.release_npu();

@@ -275,6 +275,7 @@ public:
     void release_npu() override {
         const std::lock_guard lock(mutex_);
         EXPECT_TRUE(acquired);
+        device.take();
         acquired = false;
         hold_ = NpuHold::kLost;
         changed_.notify_all();
