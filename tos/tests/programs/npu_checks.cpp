@@ -241,15 +241,21 @@ void npu_exit() {
 
 void npu_take_turns() {
     check("memory", npu.prepare());
+    int turns = 40, good = 0;
+    if (std::FILE* file = std::fopen("/data/npu-turns", "r")) {
+        if (std::fscanf(file, "%d", &turns) != 1) turns = 40;
+        std::fclose(file);
+    }
     std::puts("taking turns");
-    int good = 0;
-    for (uint64_t i = 1; i <= 40; i++) {
+    for (int i = 1; i <= turns; i++) {
         if (npu.acquire_patiently() != 0 || !npu.start()) break;
-        const bool right = npu.signal_data(i) == FLEX_NPU_OK && read_at<uint64_t>(npu.data()) == i;
+        const uint64_t word = static_cast<uint64_t>(i);
+        const bool right = npu.signal_data(word) == FLEX_NPU_OK && read_at<uint64_t>(npu.data()) == word;
         /* A recall may come at any time, and then what was held is lost. */
         const long released = Npu::release();
         if (released != 0 && released != -ENODEV) break;
         good += right || released == -ENODEV;
     }
-    check("every turn", good == 40);
+    std::printf("%d of %d turns\n", good, turns);
+    check("every turn", good == turns);
 }

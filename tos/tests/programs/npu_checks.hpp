@@ -4,4 +4,4 @@
 void npu_use();        /* acquire, jobs good and bad, release, nothing left */
 void npu_recall();     /* holds it past a recall */
 void npu_exit();       /* ends with a job running */
-void npu_take_turns(); /* 40 times, however Linux uses it meanwhile */
+void npu_take_turns(); /* as often as /data/npu-turns says, or 40 times, however Linux uses it meanwhile */
