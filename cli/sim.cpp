@@ -100,6 +100,9 @@ json as_json(const sim::Device& device) {
 /// Strategies side by side on one trace.
 json compare(const Arguments& a, const sim::Device& device) {
     const sim::Trace trace = trace_of(a);
+    if (trace.requests.size() <= a.warm_up)
+        throw std::runtime_error("--warm-up leaves none of the " + std::to_string(trace.requests.size()) +
+                                 " requests");
     if (!a.write_file.empty()) write_trace(a.write_file, trace);
     json rows = json::array();
     const double policy =
@@ -215,8 +218,9 @@ void register_sim(CLI::App& app) {
     command->add_option("--warm-up", a->warm_up, "requests left out of the figures (default 50)");
     command->add_option("--hot-share", a->policy.hot_share,
                         "of recent requests, from which on a model is hot");
-    command->add_option("--half-life", a->policy.half_life_seconds,
-                        "seconds after which a request counts half");
+    command
+        ->add_option("--half-life", a->policy.half_life_seconds, "seconds after which a request counts half")
+        ->check(CLI::PositiveNumber);
     command->add_flag("--residency", a->residency,
                       "instead: one prompt with all, half and none of its model resident");
     command->add_option("--prompts", a->prompts, "prompt lengths of --residency")->delimiter(',');
