@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <clocale>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -26,25 +25,7 @@ namespace flex::cli {
 namespace fs = std::filesystem;
 namespace {
 
-std::atomic<bool> interrupted{false};
-
-/// While one of these lives, Ctrl-C sets `interrupted` (and makes a read return) instead of ending the
-/// program.
-class InterruptGuard {
-public:
-    InterruptGuard() {
-        interrupted = false;
-        struct sigaction action {};
-        action.sa_handler = [](int) { interrupted = true; };
-        ::sigaction(SIGINT, &action, &before_);
-    }
-    ~InterruptGuard() { ::sigaction(SIGINT, &before_, nullptr); }
-    InterruptGuard(const InterruptGuard&) = delete;
-    InterruptGuard& operator=(const InterruptGuard&) = delete;
-
-private:
-    struct sigaction before_ {};
-};
+std::atomic<bool>& interrupted = InterruptGuard::interrupted();
 
 struct RunArguments {
     std::string model, prompt;
@@ -268,6 +249,8 @@ void register_client(CLI::App& app) {
     register_seal(app);
     register_ask(app);
     register_demo(app);
+    register_agent(app);
+    register_top(app);
     register_device_bench(app);
 }
 

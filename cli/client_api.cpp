@@ -18,6 +18,7 @@ constexpr std::chrono::seconds kAnswerTimeout(900);
 std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 std::string error_text(const Json& body) {
+    if (!body.is_object()) return "unknown error";
     const auto error = body.find("error");
     return error != body.end() && error->is_object() ? error->value("message", "unknown error")
                                                      : "unknown error";
@@ -170,20 +171,18 @@ ApiClient::ApiClient(std::uint16_t port, const std::string& ca_file)
     : state_(std::make_unique<State>(port, ca_file)) {}
 ApiClient::~ApiClient() = default;
 
-Answer ApiClient::ask(const std::string& model, const std::vector<Message>& messages,
-                      const AskOptions& options, const std::string& conversation,
-                      const std::function<void(const std::string&)>& on_text,
-                      const std::atomic<bool>* interrupt) {
-    Answer answer;
+bool ApiClient::stream(const std::string& path, const std::string& body,
+                       const std::function<void(std::string_view)>& on_event,
+                       const std::atomic<bool>* interrupt) {
     EventReader events;
     std::string failure; // body of an answer that is not a stream
     std::optional<std::string> broken;
     int status = 0;
     httplib::Request request;
     request.method = "POST";
-    request.path = options.raw ? "/v1/completions" : "/v1/chat/completions";
+    request.path = path;
     request.headers.emplace("Content-Type", "application/json");
-    request.body = dump(request_body(model, messages, options, conversation));
+    request.body = body;
     request.response_handler = [&](const httplib::Response& response) {
         status = response.status;
         return true;
@@ -195,10 +194,7 @@ Answer ApiClient::ask(const std::string& model, const std::vector<Message>& mess
         }
         try {
             events.push({data, bytes}, [&](std::string_view event) {
-                if (event == "[DONE]") return;
-                const std::string text = take(Json::parse(event), answer);
-                answer.text += text;
-                if (!text.empty() && on_text) on_text(text);
+                if (event != "[DONE]") on_event(event);
             });
         } catch (const std::exception& error) {
             broken = error.what();
@@ -213,10 +209,32 @@ Answer ApiClient::ask(const std::string& model, const std::vector<Message>& mess
     if (broken) throw std::runtime_error(*broken);
     if (!result) {
         if (interrupt == nullptr || !*interrupt) state_->fail(result.error());
-        answer.interrupted = true;
-        return answer;
+        return false;
     }
     if (status != 200) throw std::runtime_error(error_text(Json::parse(failure, nullptr, false)));
+    return true;
+}
+
+std::string ApiClient::get_as_operator(const std::string& path, const std::string& token) {
+    const auto got = state_->client.Get(path, {{"Authorization", "Bearer " + token}});
+    if (!got) state_->fail(got.error());
+    if (got->status != 200) throw std::runtime_error(error_text(Json::parse(got->body, nullptr, false)));
+    return got->body;
+}
+
+Answer ApiClient::ask(const std::string& model, const std::vector<Message>& messages,
+                      const AskOptions& options, const std::string& conversation,
+                      const std::function<void(const std::string&)>& on_text,
+                      const std::atomic<bool>* interrupt) {
+    Answer answer;
+    const std::string body = dump(request_body(model, messages, options, conversation));
+    const auto on_event = [&](std::string_view event) {
+        const std::string text = take(Json::parse(event), answer);
+        answer.text += text;
+        if (!text.empty() && on_text) on_text(text);
+    };
+    answer.interrupted =
+        !stream(options.raw ? "/v1/completions" : "/v1/chat/completions", body, on_event, interrupt);
     return answer;
 }
 

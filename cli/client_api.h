@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/client.h"
@@ -47,6 +48,13 @@ public:
     Answer ask(const std::string& model, const std::vector<Message>& messages, const AskOptions& options,
                const std::string& conversation, const std::function<void(const std::string&)>& on_text,
                const std::atomic<bool>* interrupt = nullptr);
+
+    /// Sends `body` and hands out each event of the streamed answer (JSON) as it comes. False: interrupted.
+    bool stream(const std::string& path, const std::string& body,
+                const std::function<void(std::string_view)>& on_event,
+                const std::atomic<bool>* interrupt = nullptr);
+    /// The text of an address that wants the operator's token.
+    std::string get_as_operator(const std::string& path, const std::string& token);
 
     std::vector<std::string> models();
     DeviceStatus status();

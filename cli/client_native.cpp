@@ -63,7 +63,7 @@ NativeServer::NativeServer(const std::string& model, unsigned context) : state_(
         if (!chat->note.empty()) spdlog::warn("{}", chat->note);
         if (const auto added = state_->server->models().add_gguf(state_->model, model, std::move(chat->form)); !added)
             fail(added.error());
-    } else if (!fs::exists(folder + "/store/" + model + ".flex")) {
+    } else if (!model.empty() && !fs::exists(folder + "/store/" + model + ".flex")) {
         throw std::runtime_error("there is no native package \"" + model +
                                  "\"; seal one (flexserve seal MODEL.gguf -o " + model +
                                  ".flex --native) or name a .gguf file");

@@ -10,7 +10,8 @@ namespace flex::cli {
 /// Serves from construction to destruction, on a free loopback port. Throws std::runtime_error.
 class NativeServer {
 public:
-    /// `model`: the name of a package sealed with --native, or the path of a GGUF file. `context`: 0, or
+    /// `model`: the name of a package sealed with --native, or the path of a GGUF file; empty: all that are
+    /// sealed. `context`: 0, or
     /// tokens.
     NativeServer(const std::string& model, unsigned context);
     ~NativeServer();

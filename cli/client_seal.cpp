@@ -172,15 +172,29 @@ void seal(const SealArguments& arguments) {
 
 std::string native_folder() { return home() + "/native"; }
 
-void seal_for(const std::string& folder, const std::string& source, const std::string& name,
-              const std::string& cipher) {
+namespace {
+package::SealOptions options_for(const std::string& folder, const std::string& source, const std::string& name,
+                                 crypto::Cipher cipher) {
     package::SealOptions options;
     options.source = source;
     options.name = name;
     options.target = folder + "/store/" + name + kSuffix;
     options.version = 0; // choose
-    options.cipher = choose_cipher(cipher, false);
+    options.cipher = cipher;
+    return options;
+}
+} // namespace
+
+void seal_for(const std::string& folder, const std::string& source, const std::string& name,
+              const std::string& cipher) {
+    auto options = options_for(folder, source, name, choose_cipher(cipher, false));
     options.device = device_public(folder);
+    run_seal(options, "");
+}
+
+void seal_native(const std::string& source, const std::string& name) {
+    auto options = options_for(native_folder(), source, name, choose_cipher("auto", true));
+    options.device = native_public();
     run_seal(options, "");
 }
 

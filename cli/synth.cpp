@@ -305,6 +305,14 @@ void synth(const Arguments& arguments) {
 
 } // namespace
 
+void write_synth_model(const std::string& shape, const std::string& output, std::uint64_t seed) {
+    Arguments arguments;
+    arguments.shape = shape;
+    arguments.output = output;
+    arguments.seed = seed;
+    synth(arguments);
+}
+
 void register_synth(CLI::App& app) {
     auto arguments = std::make_shared<Arguments>();
     CLI::App* command =

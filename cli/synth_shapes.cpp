@@ -23,6 +23,8 @@ constexpr Shape kShapes[] = {
     {"llama-3.2-3b", kL, 28, 3072,  8192, 24, 8, 128, true,  131072, 5e5F, 32, kLlamaOrdinary, kLlamaAll},
     {"llama-3.1-8b", kL, 32, 4096, 14336, 32, 8, 128, false, 131072, 5e5F,  8, kLlamaOrdinary, kLlamaAll},
     {"tiny-qwen3",   kQ,  4,  128,   384,  4, 2,  64, true,    2048, 1e6F,  0, kTinyOrdinary,  kTinyAll},
+    {"mini-qwen3",   kQ,  6,  256,   768,  4, 2,  64, true,    2048, 1e6F,  0, kTinyOrdinary,  kTinyAll},
+    {"small-qwen3",  kQ, 12,  512,  1536,  8, 4,  64, true,    2048, 1e6F,  0, kTinyOrdinary,  kTinyAll},
     {"tiny-llama",   kL,  4,  128,   384,  4, 2,  32, false,   2048, 5e5F, 32, kTinyOrdinary,  kTinyAll},
 };
 // clang-format on

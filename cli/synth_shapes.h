@@ -11,7 +11,7 @@ namespace flex::cli {
 
 enum class Family : std::uint8_t { kQwen3, kLlama3 };
 
-/// As in the files that the makers publish.
+/// As in the files that the makers publish; tiny, mini and small are our own.
 struct Shape {
     std::string_view name;
     Family family;

@@ -1,0 +1,40 @@
+// What the device's /metrics tells, and the token that opens it.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/crypto.h"
+
+namespace flex::cli {
+
+/// One line of Prometheus text.
+struct Sample {
+    std::string name;
+    std::map<std::string, std::string> labels;
+    double value = 0;
+};
+
+class Metrics {
+public:
+    /// Lines that make no sense are left out.
+    static Metrics parse(std::string_view text);
+
+    /// Of the first sample with that name and those labels (others may be there, too); 0 when there is none.
+    [[nodiscard]] double value(std::string_view name,
+                               const std::map<std::string, std::string>& labels = {}) const;
+    /// The values that a label takes among the samples of that name, in their order.
+    [[nodiscard]] std::vector<std::string> values_of(std::string_view name, std::string_view label) const;
+    [[nodiscard]] const std::vector<Sample>& samples() const { return samples_; }
+
+private:
+    std::vector<Sample> samples_;
+};
+
+/// What the server derives, too (api/metrics.h): HMAC-SHA256(root key, label) in hexadecimal. Throws.
+[[nodiscard]] std::string operator_token(crypto::Bytes root_key);
+
+} // namespace flex::cli
