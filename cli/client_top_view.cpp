@@ -57,7 +57,7 @@ std::string model_lines(const Metrics& m, int width) {
                     bar(of("model_resident_stages"), of("model_stages"), width).c_str(),
                     of("model_resident_stages"), of("model_stages"), of("model_resident_bytes") / kMiB,
                     of("model_hot") > 0 ? "hot " : "", of("model_in_use") > 0 ? "in use" : "");
-        out += line("  %-18s sessions: %.0f running, %.0f idle, %.0f prefixes; prefixes hit %.0f of %.0f; kv "
+        out += line("  %-18s %.0f running, %.0f idle, %.0f prefixes; hits %.0f of %.0f; kv "
                     "%.0f of %.0f blocks, %.0f shared\n",
                     "", sessions("running"), sessions("idle"), sessions("prefix"), of("prefix_hits_total"),
                     of("prefix_hits_total") + of("prefix_misses_total"),

@@ -84,6 +84,10 @@ void Conversations::catch_up(Conversation& conversation, std::span<const TokenId
     // Less than a block is not worth giving up one's own for.
     if (source.tokens < conversation.tokens.size() + kBlock) return;
     counts_.shared_tokens += source.tokens - conversation.tokens.size();
+    if (conversation.tokens.empty()) { // take() had found nothing
+        ++counts_.hits;
+        --counts_.misses;
+    }
     conversation.session->share_prefix(*source.conversation->session,
                                        static_cast<std::uint32_t>(source.tokens));
     conversation.tokens.assign(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(source.tokens));
