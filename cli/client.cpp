@@ -216,6 +216,7 @@ void add_options(CLI::App& command, const std::shared_ptr<RunArguments>& argumen
     command.add_option("--system", ask.system, "instructions that precede the conversation");
     command.add_flag("--raw", ask.raw, "continue the text as it is, without the model's chat template");
     command.add_flag("--no-think", ask.no_thinking, "ask a model that thinks aloud to answer at once");
+    command.add_option("--npu", ask.npu, "on, off, auto (default: auto, the device's own choice)")->check(CLI::IsMember({"on", "off", "auto"}));
     command.add_flag("--native", arguments->native, "run on this machine, without protection");
     command.add_option("--context", arguments->context, "tokens of context (with --native)")
         ->needs("--native");

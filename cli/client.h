@@ -39,6 +39,7 @@ struct AskOptions {
     std::string system;
     bool raw = false;         ///< plain completion, without the chat template
     bool no_thinking = false; ///< ask models that think aloud not to
+    std::string npu;          ///< "on", "off", "auto"; empty: as the device does by itself
 };
 
 /// While one of these lives, Ctrl-C sets a flag (and makes a read return) instead of ending the program.

@@ -99,6 +99,7 @@ Json request_body(const std::string& model, const std::vector<Message>& messages
     if (!options.stop.empty()) body["stop"] = options.stop;
     if (options.seed) body["seed"] = *options.seed;
     if (options.max_tokens != 0) body["max_tokens"] = options.max_tokens;
+    if (!options.npu.empty()) body["npu"] = options.npu;
     if (!conversation.empty()) body["prompt_cache_key"] = conversation;
     if (options.no_thinking) body["chat_template_kwargs"] = {{"enable_thinking", false}};
     if (options.raw) {
@@ -128,6 +129,7 @@ std::string take(const Json& chunk, Answer& answer) {
         answer.compute_ms = timings->value("compute_ms", 0.0);
         answer.ttft_ms = timings->value("ttft_ms", 0.0);
         answer.tokens_per_second = timings->value("decode_tokens_per_second", 0.0);
+        answer.npu_passes = timings->value("npu_passes", 0u);
     }
     const auto choices = chunk.find("choices");
     if (choices == chunk.end() || !choices->is_array() || choices->empty()) return {};
@@ -279,7 +281,8 @@ std::string to_json(const Answer& answer, const std::string& model, bool is_prot
                    {"decrypt_ms", answer.decrypt_ms},
                    {"compute_ms", answer.compute_ms},
                    {"ttft_ms", answer.ttft_ms},
-                   {"decode_tokens_per_second", answer.tokens_per_second}}}});
+                   {"decode_tokens_per_second", answer.tokens_per_second},
+                   {"npu_passes", answer.npu_passes}}}});
 }
 
 } // namespace flex::cli

@@ -24,6 +24,7 @@ struct Answer {
     unsigned prompt_tokens = 0, completion_tokens = 0;
     double prepare_ms = 0, allocate_ms = 0, load_ms = 0, decrypt_ms = 0, compute_ms = 0, ttft_ms = 0,
            tokens_per_second = 0;
+    unsigned npu_passes = 0; ///< that the NPU computed, prompt and answer
 };
 
 /// Of GET /flexserve/status.

@@ -12,6 +12,10 @@ namespace flex::cli {
 namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
+namespace {
+constexpr std::uint16_t kNormalPort = 8444; // in the device
+} // namespace
+
 double median(std::vector<double> values) {
     const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
     std::nth_element(values.begin(), middle, values.end());
@@ -32,9 +36,15 @@ BenchDevice::~BenchDevice() {
     fs::remove_all(device_.folder(), ignored);
 }
 
-double BenchDevice::boot(bool with_npu) {
+double BenchDevice::boot() {
     device_.kill();
-    options_.npu = with_npu ? std::optional(platform::NpuOptions{}) : std::nullopt;
+    // A network of its own for what serves in Linux: the first one's port stays with the agent.
+    normal_port_ = platform::free_port(0);
+    options_.extra_arguments = {
+        "-netdev",
+        "user,id=normal,net=10.0.3.0/24,hostfwd=tcp:127.0.0.1:" + std::to_string(normal_port_) +
+            "-10.0.3.15:" + std::to_string(kNormalPort),
+        "-device", "virtio-net-pci,netdev=normal,romfile=,iommu_platform=on,disable-legacy=on"};
     const auto start = std::chrono::steady_clock::now();
     device_.start(options_);
     device_.wait_ready(180s);
@@ -74,14 +84,16 @@ void BenchDevice::take_memory_back() {
     throw std::runtime_error("the framework does not let go of the model it has");
 }
 
-ApiClient BenchDevice::connect(const fs::path& folder) const {
+ApiClient BenchDevice::api() const {
     const auto state = device_.running();
     if (!state) throw std::runtime_error("the device ended");
-    return ApiClient(state->https_port, (folder / "device-ca.pem").string());
+    return ApiClient(state->https_port, (device_.folder() / "device-ca.pem").string());
 }
 
-ApiClient BenchDevice::api() const { return connect(device_.folder()); }
-ApiClient BenchDevice::api_of_linux() const { return connect(normal_folder()); }
+ApiClient BenchDevice::api_of_linux() const {
+    return ApiClient(normal_port_, (normal_folder() / "device-ca.pem").string());
+}
+
 fs::path BenchDevice::normal_folder() const { return device_.folder() / platform::files::kData / "normal"; }
 
 void BenchDevice::serve_in_linux(const std::string& arguments) {
@@ -91,16 +103,17 @@ void BenchDevice::serve_in_linux(const std::string& arguments) {
     const std::string stopped = std::string("grep -q stopped ") + kSysfs + "program";
     run(stopped + " || echo stop > " + kSysfs + "program; n=0; until " + stopped +
         "; do n=$((n+1)); [ $n -lt 100 ]; sleep 0.2; done");
-    run("killall flexserved 2>/dev/null; sleep 0.5; true");
+    run("killall flexserved 2>/dev/null; sleep 0.5; rm -f /data/normal.log");
+    run("ip addr add 10.0.3.15/24 dev eth1 2>/dev/null; ip link set eth1 up");
     run("setsid /data/flexserved --home /data/normal --address 0.0.0.0 --port " +
-        std::to_string(platform::kGuestHttpsPort) + " " + arguments +
-        " </dev/null >/data/normal.log 2>&1 & sleep 0.1");
+        std::to_string(kNormalPort) + " " + arguments + " </dev/null >/data/normal.log 2>&1 & sleep 0.1");
+    // Not by asking: the forwarded port takes connections before anybody listens, and breaks them.
+    const fs::path log = device_.folder() / platform::files::kData / "normal.log";
     const auto give_up = std::chrono::steady_clock::now() + 60s;
-    while (!platform::https_healthy(device_.running()->https_port, 2s)) {
+    while (platform::log_tail(log, 3).find("ready on") == std::string::npos) {
         if (std::chrono::steady_clock::now() >= give_up)
-            throw std::runtime_error(
-                "flexserved does not serve in the device's Linux: " +
-                platform::log_tail(device_.folder() / platform::files::kData / "normal.log", 3));
+            throw std::runtime_error("flexserved does not serve in the device's Linux: " +
+                                     platform::log_tail(log, 3));
         std::this_thread::sleep_for(200ms);
     }
 }

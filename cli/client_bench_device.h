@@ -30,7 +30,7 @@ public:
     BenchDevice& operator=(const BenchDevice&) = delete;
 
     /// Seconds from the start of QEMU to the first answer over HTTPS.
-    double boot(bool with_npu = true);
+    double boot();
     /// Content of a file of the driver, relative to kSysfs.
     [[nodiscard]] std::string text(const std::string& name);
     [[nodiscard]] std::uint64_t number(const std::string& name);
@@ -50,10 +50,9 @@ public:
     [[nodiscard]] const std::filesystem::path& folder() const { return device_.folder(); }
 
 private:
-    [[nodiscard]] ApiClient connect(const std::filesystem::path& folder) const;
-
     platform::Device device_;
     platform::MachineOptions options_;
+    std::uint16_t normal_port_ = 0; ///< of this machine
 };
 
 } // namespace flex::cli
