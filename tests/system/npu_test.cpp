@@ -1,5 +1,7 @@
 // The NPU in normal mode: Linux' driver, its programs, and the NPU changing hands under them.
+#include <atomic>
 #include <csignal>
+#include <iostream>
 #include <thread>
 
 #include <nlohmann/json.hpp>
@@ -138,6 +140,35 @@ TEST_F(NpuTest, while_it_is_away_nothing_in_linux_touches_it) {
     expect_unharmed();
 }
 
+TEST_F(NpuTest, both_worlds_use_it_in_turn_and_neither_starves) {
+    const std::uint64_t switches = target().stat("monitor/npu_switches"),
+                        recalls = target().stat("npu/recalls");
+    attack::Query query = target().reference_query();
+    query.extra = R"("npu":"on")";
+    std::atomic<bool> stop = false;
+    std::atomic<unsigned> answers = 0;
+    std::thread asker([&, api = target().api()] {
+        while (!stop) {
+            const attack::Completion answer = api.complete(query);
+            EXPECT_TRUE(answer.same_as(target().reference())) << answer.error << answer.text;
+            ++answers;
+        }
+    });
+    std::string said;
+    for (int i = 0; i < 5; ++i) EXPECT_EQ(flex_npu("matmul 3", &said), 0) << said;
+    const unsigned before = answers;
+    EXPECT_EQ(flex_npu("nop 50", &said), 0) << said;
+    for (int i = 0; i < 300 && answers == before; ++i) std::this_thread::sleep_for(100ms);
+    stop = true;
+    asker.join();
+    EXPECT_GT(answers, before) << "the secure world got no turn";
+    EXPECT_GT(target().stat("monitor/npu_switches"), switches + 2)
+        << "it hardly changed hands: nothing was tested";
+    std::cout << answers << " answers, " << target().stat("monitor/npu_switches") - switches
+              << " changes of hands, " << target().stat("npu/recalls") - recalls << " recalls\n";
+    expect_unharmed();
+}
+
 TEST_F(NpuTest, its_process_ends_with_qemu_and_a_boot_without_it_fails) {
     platform::Device device(platform::device_folder("npu-only"));
     platform::MachineOptions options = machine_options();
@@ -168,8 +199,8 @@ TEST_F(NpuTest, a_device_may_have_none) {
     ASSERT_EQ(result.code, 0) << result.err;
     result = flexserve({"device", "--name", "no-npu", "status", "--json"});
     EXPECT_TRUE(Json::parse(result.out)["npu"].is_null()) << result.out;
-    result = flexserve(
-        {"device", "--name", "no-npu", "exec", "cat /sys/class/misc/flexserve/npu/state; [ -e /dev/flexnpu ]"});
+    result = flexserve({"device", "--name", "no-npu", "exec",
+                        "cat /sys/class/misc/flexserve/npu/state; [ -e /dev/flexnpu ]"});
     EXPECT_EQ(result.out, "absent\n");
     EXPECT_NE(result.code, 0);
     EXPECT_EQ(flexserve({"device", "--name", "no-npu", "down"}).code, 0);
