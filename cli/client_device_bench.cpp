@@ -123,7 +123,7 @@ Json measure_memory(BenchDevice& device, const Options& options) {
 Json measure(const Options& options) {
     BenchDevice device(options.machine);
     Json result = options.npu_only ? Json::object() : measure_memory(device, options);
-    result["npu"] = measure_npu(device, options.model, options.rounds);
+    result["npu"] = measure_npu(device, options.model, options.rounds, !options.machine.instructions);
     return result;
 }
 

@@ -107,7 +107,7 @@ void prepare_normal_mode(BenchDevice& device, const std::string& model) {
 
 } // namespace
 
-Json measure_npu(BenchDevice& device, const std::string& model, unsigned rounds) {
+Json measure_npu(BenchDevice& device, const std::string& model, unsigned rounds, bool in_linux) {
     Json result;
     device.boot();
     result["change_of_hands"] = change_of_hands(device, rounds);
@@ -116,6 +116,7 @@ Json measure_npu(BenchDevice& device, const std::string& model, unsigned rounds)
     seal_for(device.folder().string(), model, kModel, "auto");
     table.push_back(inference(device.api(), "secure world", true, rounds));
     table.push_back(inference(device.api(), "secure world", false, rounds));
+    if (!in_linux) return result;
     prepare_normal_mode(device, model);
     device.serve_in_linux("");
     table.push_back(inference(device.api_of_linux(), "Linux", true, rounds));

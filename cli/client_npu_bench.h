@@ -13,7 +13,8 @@ namespace flex::cli {
 /// the device's Linux, with the NPU and without. Boots `device` as it needs it; what was in it is gone.
 /// Throws std::runtime_error.
 [[nodiscard]] nlohmann::ordered_json measure_npu(BenchDevice& device, const std::string& model,
-                                                 unsigned rounds);
+                                                 unsigned rounds,
+                                         bool in_linux);
 
 void print_npu(const nlohmann::ordered_json& result);
 

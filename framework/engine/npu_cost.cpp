@@ -16,6 +16,10 @@ constexpr double kNewest = 0.25; // weight of the newest measurement in the movi
 // is twice as slow is tried again after some 350 passes.
 constexpr double kForget = 0.998;
 
+// The first estimate of the CPU is of a matrix that stays in its cache and of nothing else that a pass does: a whole pass takes
+// some four times as long (seen with 0.6B weights). Until it has been measured that is what it is taken for.
+constexpr double kUnmeasured = 4;
+
 // A matrix that stays in a core's cache, as the panels of a layer do while many tokens pass.
 constexpr std::size_t kRows = 8 * kPanelRows, kColumns = 1024, kTokens = 16;
 constexpr int kRounds = 3; // the fastest counts: the others may have been interrupted
@@ -50,13 +54,13 @@ NpuCost::NpuCost(BatchState& state) {
 
 void NpuCost::advertise(const npu::Info& info) {
     constexpr double kNsPerUs = 1000;
-    if (!npu_measured_[0] && info.mac_per_us != 0) rates_[kNpu][0] = kNsPerUs / info.mac_per_us;
-    if (!npu_measured_[1] && info.bytes_per_us != 0) rates_[kNpu][1] = kNsPerUs / info.bytes_per_us;
+    if (!measured_[kNpu][0] && info.mac_per_us != 0) rates_[kNpu][0] = kNsPerUs / info.mac_per_us;
+    if (!measured_[kNpu][1] && info.bytes_per_us != 0) rates_[kNpu][1] = kNsPerUs / info.bytes_per_us;
 }
 
 bool NpuCost::npu_is_faster(const PassWork& work) {
     const std::size_t kind = work.few ? 1 : 0;
-    const bool faster = rates_[kNpu][kind] <= rates_[kCpu][kind];
+    const bool faster = rates_[kNpu][kind] <= rates_[kCpu][kind] * (measured_[kCpu][kind] ? 1 : kUnmeasured);
     rates_[faster ? kCpu : kNpu][kind] *= kForget;
     return faster;
 }
@@ -65,10 +69,10 @@ void NpuCost::measured(Side side, const PassWork& work, std::uint64_t nanosecond
     const std::size_t kind = work.few ? 1 : 0;
     const double now = static_cast<double>(nanoseconds) / std::max(units(work), 1.0);
     double& rate = rates_[side][kind];
-    const bool first = side == kNpu && !npu_measured_[kind];
+    const bool first = !measured_[side][kind];
     // Much can make a pass slower (the first maps memory, others are interrupted), nothing makes it faster.
     rate = first || now < rate ? now : (1 - kNewest) * rate + kNewest * now;
-    if (side == kNpu) npu_measured_[kind] = true;
+    measured_[side][kind] = true;
 }
 
 } // namespace flex::engine

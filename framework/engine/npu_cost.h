@@ -39,7 +39,7 @@ private:
 
     using Rates = std::array<double, 2>; // by `few`
     std::array<Rates, 2> rates_{};       // by side
-    std::array<bool, 2> npu_measured_{};
+    std::array<std::array<bool, 2>, 2> measured_{}; // by side and `few`
 };
 
 } // namespace flex::engine

@@ -1,6 +1,8 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
+#include <csignal>
+#include <ctime>
 #include <memory>
 #include <string>
 
@@ -10,8 +12,36 @@
 
 namespace flex::platform {
 
+namespace {
+
+/// While one lives, writing to a broken connection is an error of this thread's call and not the program's end: OpenSSL's sockets know
+/// no MSG_NOSIGNAL.
+class NoBrokenPipe final {
+public:
+    NoBrokenPipe() {
+        sigemptyset(&pipe_);
+        sigaddset(&pipe_, SIGPIPE);
+        blocked_ = pthread_sigmask(SIG_BLOCK, &pipe_, &before_) == 0;
+    }
+    NoBrokenPipe(const NoBrokenPipe&) = delete;
+    NoBrokenPipe& operator=(const NoBrokenPipe&) = delete;
+    ~NoBrokenPipe() {
+        if (!blocked_) return;
+        constexpr timespec kNow{};
+        if (sigismember(&before_, SIGPIPE) == 0) sigtimedwait(&pipe_, nullptr, &kNow);
+        pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+    }
+
+private:
+    sigset_t pipe_{}, before_{};
+    bool blocked_ = false;
+};
+
+} // namespace
+
 // OpenSSL itself rather than cpp-httplib: one request, and its headers alone would double the time this room takes to build.
 bool https_healthy(std::uint16_t port, std::chrono::milliseconds timeout) {
+    const NoBrokenPipe guard;
     const std::optional<FileDescriptor> fd = connect_local(port);
     if (!fd) return false;
     timeval limit{};
