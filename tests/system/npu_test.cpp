@@ -176,12 +176,15 @@ TEST_F(NpuTest, its_process_ends_with_qemu_and_a_boot_without_it_fails) {
     const platform::RunState first = device.start(options);
     ASSERT_TRUE(first.npu.has_value());
     EXPECT_TRUE(platform::is_running(first.npu_process));
-    // Gone as soon as QEMU has connected.
-    for (int i = 0; i < 500 && fs::exists(device.folder() / platform::files::kNpuSocket); ++i)
-        std::this_thread::sleep_for(20ms);
+    const auto wait_until_connected = [&] { // the socket's file is gone then
+        for (int i = 0; i < 500 && fs::exists(device.folder() / platform::files::kNpuSocket); ++i)
+            std::this_thread::sleep_for(20ms);
+    };
+    wait_until_connected();
     ::kill(first.process.pid, SIGKILL);
     EXPECT_TRUE(platform::wait_for_end(first.npu_process, 10s)) << "it outlives QEMU";
     const platform::RunState second = device.start(options); // over what the first left
+    wait_until_connected();
     ::kill(second.npu_process.pid, SIGKILL);
     try {
         device.wait_ready(60s);
