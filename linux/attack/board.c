@@ -95,6 +95,7 @@ static void gic_lpi(struct report *r, char *arguments)
 	u64 canary, denied = monitor_stat(FLEX_STAT_REGISTERS_DENIED);
 	u64 property = 0, pending = 0;
 	u32 control = 0, before = 0, its;
+	unsigned long flags;
 
 	if (!redistributor || canary_get(0, &canary)) {
 		failed(r, "the redistributor could not be mapped");
@@ -103,10 +104,14 @@ static void gic_lpi(struct report *r, char *arguments)
 	peek32(redistributor + GICR_CTLR, &before);
 	poke64(redistributor + GICR_PROPBASER, canary | 15);
 	poke64(redistributor + GICR_PENDBASER, canary & ~0xffffull);
+	/* Off again at once: whatever lies in the tables would come as interrupts that nobody handles. */
+	local_irq_save(flags);
 	poke32(redistributor + GICR_CTLR, before | GICR_CTLR_ENABLE_LPIS);
 	peek64(redistributor + GICR_PROPBASER, &property);
 	peek64(redistributor + GICR_PENDBASER, &pending);
 	peek32(redistributor + GICR_CTLR, &control);
+	poke32(redistributor + GICR_CTLR, before);
+	local_irq_restore(flags);
 	unmap_frame(redistributor, BOARD_GICR_BASE, MAP_UNCACHED);
 	if (control & GICR_CTLR_ENABLE_LPIS)
 		breach(r, "LPIs were enabled with their tables at %#llx and %#llx", property, pending);

@@ -135,7 +135,10 @@ void put_into_pool(MemoryJob& job) {
 Next release_step(Thread& thread) {
     MemoryJob& job = *thread.job;
     thread.step = release_step;
-#ifndef FLEX_WITHOUT_ZERO_ON_RELEASE
+#ifdef FLEX_WITHOUT_ZERO_ON_RELEASE
+    /* What stays with the program is zeroed in that build, too: it counts on it. */
+    if (job.to_pool && !zero_some(job)) return Next::Again;
+#else
     if (!zero_some(job)) return Next::Again;
 #endif
     if (job.to_pool) {
