@@ -190,8 +190,9 @@ TEST_F(NpuTest, its_process_ends_with_qemu_and_a_boot_without_it_fails) {
         device.wait_ready(60s);
         ADD_FAILURE() << "booted without its NPU";
     } catch (const platform::DeviceError& error) {
-        EXPECT_NE(std::string(error.what()).find("the NPU's process ended"), std::string::npos)
-            << error.what();
+        // QEMU may notice first and end: it wants its device.
+        const std::string what = error.what();
+        EXPECT_TRUE(what.find("the NPU's process ended") != what.npos || what.find("QEMU ended") != what.npos) << what;
     }
     EXPECT_FALSE(device.running().has_value());
     fs::remove_all(device.folder());
