@@ -527,7 +527,7 @@ static int caller_thread(void *argument)
 static void calls(struct report *r, char *arguments)
 {
 	atomic_t gives = ATOMIC_INIT(0), takes = ATOMIC_INIT(0);
-	u64 switches = monitor_stat(FLEX_STAT_NPU_SWITCHES);
+	u64 switches;
 	struct caller here = { .seed = 1, .count = 400, .gives = &gives, .takes = &takes }, there;
 	struct raw_npu n;
 
@@ -537,6 +537,8 @@ static void calls(struct report *r, char *arguments)
 	}
 	if (!raw_seize(r, &n))
 		return;
+	/* Only now: to seize it may have been a switch. */
+	switches = monitor_stat(FLEX_STAT_NPU_SWITCHES);
 	there = here;
 	there.seed = 2;
 	there.task = kthread_run(caller_thread, &there, "flexnpucalls");
