@@ -43,7 +43,7 @@ struct attack {
 };
 
 extern const struct attack cpu_attacks[], list_attacks[], recall_attacks[], call_attacks[], board_attacks[], dma_attacks[],
-	virtio_attacks[], pci_attacks[], npu_attacks[], move_attacks[], answer_attacks[], scan_attacks[];
+	virtio_attacks[], pci_attacks[], npu_attacks[], npu_call_attacks[], move_attacks[], answer_attacks[], scan_attacks[];
 
 /* ---- calls ---- */
 

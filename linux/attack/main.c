@@ -14,7 +14,7 @@
 #define ANSWER_MAX 8192
 
 static const struct attack *const groups[] = { cpu_attacks,   list_attacks, recall_attacks, call_attacks, board_attacks,
-					       dma_attacks,   virtio_attacks, pci_attacks, npu_attacks, move_attacks, answer_attacks, scan_attacks };
+					       dma_attacks,   virtio_attacks, pci_attacks, npu_attacks, npu_call_attacks, move_attacks, answer_attacks, scan_attacks };
 static DEFINE_MUTEX(lock);
 static char answer[ANSWER_MAX];
 

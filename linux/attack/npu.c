@@ -1,91 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The NPU between the worlds: what a hostile kernel does with it before, while and after the secure world has it. */
-#include <linux/atomic.h>
 #include <linux/delay.h>
-#include <linux/kthread.h>
-#include <linux/prandom.h>
 
 #include "copier.h"
 #include "npu_raw.h"
 
 #define MARK 0x6d61726bu
 #define EVIL 0x6576696c6576696cull
-#define JOB_MS 2000
-#define FLOATS 64
-
-static s64 give(void)
-{
-	return hvc(FLEX_HVC_NPU_GIVE, 0, 0).a0;
-}
-
-static s64 take(void)
-{
-	return hvc(FLEX_HVC_NPU_TAKE, 0, 0).a0;
-}
-
-static u64 state(void)
-{
-	return hvc(FLEX_HVC_NPU_STATE, 0, 0).a1;
-}
-
-static bool given(struct report *r)
-{
-	s64 status = give();
-
-	if (status != FLEX_OK)
-		failed(r, "the monitor does not give the NPU to the secure world: %lld", status);
-	return status == FLEX_OK;
-}
-
-static bool taken(struct report *r)
-{
-	s64 status = take();
-
-	if (status != FLEX_OK)
-		failed(r, "the monitor does not take the NPU back: %lld", status);
-	return status == FLEX_OK;
-}
-
-/* A job over memory of ours: without that, nothing the NPU fails to do proves anything. */
-static bool npu_works(struct report *r, struct raw_npu *n)
-{
-	struct page *from = pattern_page(), *to = alloc_page(GFP_KERNEL | __GFP_ZERO);
-	const struct flex_npu_result *result = NULL;
-	struct raw_job job = {};
-	bool works = false;
-
-	if (from && to && !raw_start(n)) {
-		u32 y = raw_job_page(n, &job, page_to_phys(to)), x = raw_job_page(n, &job, page_to_phys(from));
-
-		raw_job_add(&job, y, x, FLOATS);
-		raw_submit(n, 0, &job);
-		result = raw_result(n, 0, JOB_MS);
-		works = result && result->status == FLEX_NPU_OK && memchr_inv(page_address(to), 0, FLOATS * 4);
-	}
-	if (!works)
-		failed(r, "the NPU does not even add up memory of ours (%s, status %d)", result ? "it answers" : "it does not answer",
-		       result ? result->status : -1);
-	if (from)
-		__free_page(from);
-	if (to)
-		__free_page(to);
-	return works;
-}
 
 /* ---- Flex mode: registers and configuration ---- */
-
-/* Any way to touch a page of registers; what it read is in *@value. */
-static bool touches(u64 address, u32 *value)
-{
-	void *mapping = map_frame(address, MAP_UNCACHED);
-	bool reached;
-
-	if (!mapping)
-		return false;
-	reached = !peek32(mapping, value) || !poke32(mapping, 0);
-	unmap_frame(mapping, address, MAP_UNCACHED);
-	return reached;
-}
 
 static bool reaches_registers(struct report *r, struct raw_npu *n)
 {
@@ -95,7 +18,7 @@ static bool reaches_registers(struct report *r, struct raw_npu *n)
 
 	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
 		for (page = 0; page < pci_resource_len(n->pci, bar); page += PAGE_SIZE) {
-			if (touches(pci_resource_start(n->pci, bar) + page, &value)) {
+			if (raw_touches(pci_resource_start(n->pci, bar) + page, &value)) {
 				breach(r, "the NPU's registers at %#llx answer in Flex mode: %#x",
 				       pci_resource_start(n->pci, bar) + page, value);
 				return true;
@@ -165,8 +88,8 @@ static void registers(struct report *r, char *arguments)
 	for (i = 0; i < ARRAY_SIZE(before); i++)
 		pci_read_config_dword(n.pci, i * 4, &before[i]);
 	by_dma = device_reaches_registers(r, &n, true);
-	if (given(r) && !reaches_registers(r, &n) && !reaches_configuration(r, &n) &&
-	    !(by_dma && device_reaches_registers(r, &n, false)) && taken(r)) {
+	if (raw_given(r) && !reaches_registers(r, &n) && !reaches_configuration(r, &n) &&
+	    !(by_dma && device_reaches_registers(r, &n, false)) && raw_taken(r)) {
 		denied = monitor_stat(FLEX_STAT_NPU_DENIED) - denied;
 		for (i = 0; i < 16; i++) {
 			pci_read_config_dword(n.pci, i * 4, &after);
@@ -202,7 +125,7 @@ static void bars(struct report *r, char *arguments)
 	pci_read_config_word(mover, PCI_COMMAND, &command);
 	for (i = 0; i < PCI_STD_NUM_BARS; i++)
 		pci_read_config_dword(n.pci, PCI_BASE_ADDRESS_0 + 4 * i, &own[i]);
-	if (given(r)) {
+	if (raw_given(r)) {
 		if (pci_moves_to(mover, n.base & ~((u32)pci_resource_len(mover, 0) - 1), command))
 			breach(r, "%s answered over the NPU's registers in Flex mode", pci_name(mover));
 		pci_write_config_word(mover, PCI_COMMAND, command & ~PCI_COMMAND_MEMORY);
@@ -213,13 +136,13 @@ static void bars(struct report *r, char *arguments)
 		for (i = 0; i < PCI_STD_NUM_BARS; i++)
 			pci_write_config_dword(n.pci, PCI_BASE_ADDRESS_0 + 4 * i, bar);
 		pci_write_config_word(n.pci, PCI_COMMAND, command);
-		if (taken(r)) {
+		if (raw_taken(r)) {
 			for (i = 0; i < PCI_STD_NUM_BARS; i++) {
 				pci_read_config_dword(n.pci, PCI_BASE_ADDRESS_0 + 4 * i, &now);
 				if (now != own[i])
 					breach(r, "the NPU's registers were moved in Flex mode, from %#x to %#x", own[i], now);
 			}
-			if (r->verdict != VERDICT_BREACH && npu_works(r, &n))
+			if (r->verdict != VERDICT_BREACH && raw_works(r, &n))
 				blocked(r, "neither could %s be laid over the NPU's registers, nor these be moved, in Flex mode",
 					pci_name(mover));
 		}
@@ -330,11 +253,11 @@ static void memory(struct report *r, char *arguments)
 	if (!raw_seize(r, &n))
 		return;
 	/* It has been the secure world's: its stream must be ours again, and nothing else. */
-	if (given(r) && taken(r) && !npu_works(r, &n)) {
+	if (raw_given(r) && raw_taken(r) && !raw_works(r, &n)) {
 		/* It cannot reach our memory. Whose, then? */
 		follows_queue(r, &n, false);
 	} else if (r->verdict == VERDICT_NONE) {
-		reached = follows_queue(r, &n, true) || !npu_works(r, &n) || reaches_memory(r, &n, own, "Flex-Mem", canary) ||
+		reached = follows_queue(r, &n, true) || !raw_works(r, &n) || reaches_memory(r, &n, own, "Flex-Mem", canary) ||
 			  reaches_table(r, &n, own, canary);
 		while (!reached && next_lent_frame(&pfn, &address)) {
 			if (index++ % step)
@@ -345,7 +268,7 @@ static void memory(struct report *r, char *arguments)
 		for (i = 0; !reached && i < ARRAY_SIZE(regions); i++)
 			reached = reaches_memory(r, &n, own, regions[i].what, regions[i].address);
 		faults = monitor_stat(FLEX_STAT_DMA_FAULTS) - faults;
-		if (!reached && npu_works(r, &n))
+		if (!reached && raw_works(r, &n))
 			blocked(r, "jobs that name Flex-Mem (%lu lent frames, a canary), the monitor, secure memory and devices end with an error (SMMU faults counted: %llu)",
 				tried, faults);
 	}
@@ -411,11 +334,11 @@ static void residue(struct report *r, char *arguments)
 	if (!raw_seize(r, &n))
 		return;
 	/* First what the secure world may have left when it had it last, then what we leave. */
-	if (npu_works(r, &n)) {
+	if (raw_works(r, &n)) {
 		leave_marks(&n);
 		if (sram_word(&n, 0) != MARK || raw_read(&n, FLEX_NPU_REG_SCRATCH) != MARK)
 			failed(r, "nothing can be left in the NPU");
-		else if (given(r) && taken(r) && !find_marks(r, &n))
+		else if (raw_given(r) && raw_taken(r) && !find_marks(r, &n))
 			blocked(r, "scratch registers, SRAM, counters and queues are empty after a switch");
 	}
 	raw_yield(r, &n);
@@ -437,7 +360,7 @@ static void running(struct report *r, char *arguments)
 		failed(r, "no memory");
 		return;
 	}
-	if (npu_works(r, &n)) {
+	if (raw_works(r, &n)) {
 		page = raw_job_page(&n, &job, page_to_phys(own));
 		raw_job_wait(&job, page, 1, FLEX_NPU_WAIT_US_MAX);
 		raw_job_signal(&job, page, EVIL);
@@ -450,11 +373,11 @@ static void running(struct report *r, char *arguments)
 		if (result || !(raw_read(&n, FLEX_NPU_REG_STATUS) & 1))
 			failed(r, "no job runs (status %d)", result ? result->status : -1);
 		start = ktime_get_ns();
-		if (given(r)) {
+		if (raw_given(r)) {
 			ns = ktime_get_ns() - start;
 			WRITE_ONCE(words[0], 1);
 			msleep(50);
-			if (taken(r)) {
+			if (raw_taken(r)) {
 				msleep(50);
 				value = raw_read(&n, FLEX_NPU_REG_STATUS) | raw_read(&n, FLEX_NPU_REG_JOBS) |
 					raw_read(&n, FLEX_NPU_REG_FAULTS);
@@ -462,7 +385,7 @@ static void running(struct report *r, char *arguments)
 					breach(r, "a job from before the switch went on after it");
 				else if (value)
 					breach(r, "a job from before the switch ended after it (%#x)", value);
-				else if (npu_works(r, &n))
+				else if (raw_works(r, &n))
 					blocked(r, "the job that ran and the one behind it ended with the switch, which took %llu us", ns / 1000);
 			}
 		}
@@ -471,141 +394,11 @@ static void running(struct report *r, char *arguments)
 	__free_page(own);
 }
 
-/* ---- calls in every state, from two cores ---- */
-
-struct caller {
-	struct task_struct *task;
-	u64 seed;
-	unsigned int count;
-	atomic_t *gives, *takes;
-	s64 odd;	/* an answer that no state allows */
-	bool recalled;	/* a recall of what is not held was accepted */
-	bool ended;
-};
-
-static void call_around(struct caller *c)
-{
-	struct rnd_state random;
-	unsigned int i;
-	s64 status;
-
-	prandom_seed_state(&random, c->seed);
-	for (i = 0; i < c->count; i++) {
-		switch (prandom_u32_state(&random) % 8) {
-		case 0 ... 2:
-			status = give();
-			if (status == FLEX_OK)
-				atomic_inc(c->gives);
-			break;
-		case 3 ... 5:
-			status = take();
-			if (status == FLEX_OK)
-				atomic_inc(c->takes);
-			break;
-		case 6:
-			status = state() <= FLEX_NPU_RETURNED ? FLEX_OK : FLEX_ERR_DENIED;
-			break;
-		default:
-			status = smc(FLEX_TOS_NPU_RECALL, prandom_u32_state(&random), 0, 0).a0;
-			c->recalled |= status == FLEX_OK;
-		}
-		if (status != FLEX_OK && status != FLEX_ERR_STATE && status != FLEX_ERR_BUSY)
-			c->odd = status;
-		cond_resched();
-	}
-	smp_store_release(&c->ended, true);
-}
-
-static int caller_thread(void *argument)
-{
-	call_around(argument);
-	while (!kthread_should_stop())
-		msleep(1);
-	return 0;
-}
-
-static void calls(struct report *r, char *arguments)
-{
-	atomic_t gives = ATOMIC_INIT(0), takes = ATOMIC_INIT(0);
-	u64 switches;
-	struct caller here = { .seed = 1, .count = 400, .gives = &gives, .takes = &takes }, there;
-	struct raw_npu n;
-
-	if (arguments[0] && kstrtouint(arguments, 0, &here.count)) {
-		failed(r, "COUNT is a number");
-		return;
-	}
-	if (!raw_seize(r, &n))
-		return;
-	/* Only now: to seize it may have been a switch. */
-	switches = monitor_stat(FLEX_STAT_NPU_SWITCHES);
-	there = here;
-	there.seed = 2;
-	there.task = kthread_run(caller_thread, &there, "flexnpucalls");
-	if (IS_ERR(there.task)) {
-		failed(r, "no thread");
-	} else {
-		call_around(&here);
-		while (!smp_load_acquire(&there.ended))
-			msleep(1);
-		kthread_stop(there.task);
-		switches = monitor_stat(FLEX_STAT_NPU_SWITCHES) - switches;
-		if (here.odd || there.odd)
-			breach(r, "a call was answered with %lld", here.odd ? here.odd : there.odd);
-		else if (here.recalled || there.recalled)
-			breach(r, "a recall was accepted of what is not held");
-		else if (atomic_read(&gives) - atomic_read(&takes) != (state() == FLEX_NPU_GIVEN))
-			breach(r, "%d gives and %d takes were accepted, and the state is %llu", atomic_read(&gives), atomic_read(&takes), state());
-		else if (switches != atomic_read(&gives) + atomic_read(&takes))
-			breach(r, "%llu switches are counted, %d were accepted", switches, atomic_read(&gives) + atomic_read(&takes));
-		else if ((state() != FLEX_NPU_GIVEN || taken(r)) && npu_works(r, &n))
-			blocked(r, "%u calls from two cores, %llu switches: each from the state it needs", 2 * here.count, switches);
-	}
-	raw_yield(r, &n);
-}
-
-static void switches(struct report *r, char *arguments)
-{
-	unsigned int count = 100, i;
-	struct raw_npu n;
-	u64 start, ns = 0;
-	u32 value;
-
-	if (arguments[0] && kstrtouint(arguments, 0, &count)) {
-		failed(r, "COUNT is a number");
-		return;
-	}
-	if (!raw_seize(r, &n))
-		return;
-	for (i = 0; i < count && r->verdict == VERDICT_NONE; i++) {
-		if (i % 16 == 0 && !npu_works(r, &n))
-			break;
-		start = ktime_get_ns();
-		if (!given(r))
-			break;
-		ns += ktime_get_ns() - start;
-		if (touches(n.base, &value))
-			breach(r, "its registers answer in Flex mode, at switch %u", i);
-		start = ktime_get_ns();
-		if (!taken(r))
-			break;
-		ns += ktime_get_ns() - start;
-		if (raw_read(&n, FLEX_NPU_REG_ID) != FLEX_NPU_ID)
-			failed(r, "it does not answer after switch %u", i);
-		cond_resched();
-	}
-	if (r->verdict == VERDICT_NONE && npu_works(r, &n))
-		blocked(r, "%u times there and back, %llu us a switch; it works", count, ns / 2000 / max(count, 1u));
-	raw_yield(r, &n);
-}
-
 const struct attack npu_attacks[] = {
 	{ "npu-registers", "reach the NPU's registers and configuration in Flex mode", registers },
 	{ "npu-bars", "lay a device over the NPU, and the NPU over a device, in Flex mode", bars },
 	{ "npu-memory", "jobs that read and write Flex-Mem, the monitor, secure memory", memory },
 	{ "npu-residue", "find in the NPU what was left there before a switch", residue },
 	{ "npu-running", "leave a job running while the NPU changes hands", running },
-	{ "npu-calls", "[COUNT]: give, take and recall the NPU in every state, from two cores", calls },
-	{ "npu-switches", "[COUNT]: the NPU there and back", switches },
 	{}
 };

@@ -341,3 +341,77 @@ void raw_job_wait(struct raw_job *job, u32 x, u64 value, u32 us)
 	job->commands[job->command_count++] = (struct flex_npu_command){ .op = FLEX_NPU_WAIT, .count = us, .x = { .region = x },
 									  .u.fence.scalar64 = value };
 }
+
+/* ---- what the attacks have in common ---- */
+
+s64 raw_give(void)
+{
+	return hvc(FLEX_HVC_NPU_GIVE, 0, 0).a0;
+}
+
+s64 raw_take(void)
+{
+	return hvc(FLEX_HVC_NPU_TAKE, 0, 0).a0;
+}
+
+u64 raw_state(void)
+{
+	return hvc(FLEX_HVC_NPU_STATE, 0, 0).a1;
+}
+
+bool raw_given(struct report *r)
+{
+	s64 status = raw_give();
+
+	if (status != FLEX_OK)
+		failed(r, "the monitor does not give the NPU to the secure world: %lld", status);
+	return status == FLEX_OK;
+}
+
+bool raw_taken(struct report *r)
+{
+	s64 status = raw_take();
+
+	if (status != FLEX_OK)
+		failed(r, "the monitor does not take the NPU back: %lld", status);
+	return status == FLEX_OK;
+}
+
+/* A job over memory of ours: without that, nothing the NPU fails to do proves anything. */
+bool raw_works(struct report *r, struct raw_npu *n)
+{
+	struct page *from = pattern_page(), *to = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	const struct flex_npu_result *result = NULL;
+	struct raw_job job = {};
+	bool works = false;
+
+	if (from && to && !raw_start(n)) {
+		u32 y = raw_job_page(n, &job, page_to_phys(to)), x = raw_job_page(n, &job, page_to_phys(from));
+
+		raw_job_add(&job, y, x, FLOATS);
+		raw_submit(n, 0, &job);
+		result = raw_result(n, 0, JOB_MS);
+		works = result && result->status == FLEX_NPU_OK && memchr_inv(page_address(to), 0, FLOATS * 4);
+	}
+	if (!works)
+		failed(r, "the NPU does not even add up memory of ours (%s, status %d)", result ? "it answers" : "it does not answer",
+		       result ? result->status : -1);
+	if (from)
+		__free_page(from);
+	if (to)
+		__free_page(to);
+	return works;
+}
+
+/* Any way to touch a page of registers; what it read is in *@value. */
+bool raw_touches(u64 address, u32 *value)
+{
+	void *mapping = map_frame(address, MAP_UNCACHED);
+	bool reached;
+
+	if (!mapping)
+		return false;
+	reached = !peek32(mapping, value) || !poke32(mapping, 0);
+	unmap_frame(mapping, address, MAP_UNCACHED);
+	return reached;
+}

@@ -12,6 +12,8 @@
 
 #define RAW_QUEUES 4
 #define RAW_QUEUE_SIZE 4
+#define JOB_MS 2000
+#define FLOATS 64
 
 /* Virtio 1.2, 4.1.4.3 */
 enum raw_common {
@@ -77,5 +79,15 @@ void raw_job_wait(struct raw_job *job, u32 x, u64 value, u32 us);
 /* Adds a region of one page at any address, by a table of ours, or by any table; its number. */
 u32 raw_job_page(struct raw_npu *n, struct raw_job *job, u64 address);
 u32 raw_job_table(struct raw_job *job, u64 table);
+
+/* The calls, and the state (enum flex_npu_state). given and taken report what does not succeed. */
+s64 raw_give(void);
+s64 raw_take(void);
+u64 raw_state(void);
+bool raw_given(struct report *r);
+bool raw_taken(struct report *r);
+/* A job over memory of ours gives the right sort of result: reported when not. */
+bool raw_works(struct report *r, struct raw_npu *n);
+bool raw_touches(u64 address, u32 *value);
 
 #endif
