@@ -17,7 +17,8 @@ constexpr double kNewest = 0.25; // weight of the newest measurement in the movi
 constexpr double kForget = 0.998;
 
 // The first estimate of the CPU is of a matrix that stays in its cache and of nothing else that a pass does: a whole pass takes
-// some four times as long (seen with 0.6B weights). Until it has been measured that is what it is taken for.
+// longer, by how much depends on the machine. Until it has been measured it is taken for four times as long: a wrong guess costs one
+// pass on the other side, and the measurement follows.
 constexpr double kUnmeasured = 4;
 
 // A matrix that stays in a core's cache, as the panels of a layer do while many tokens pass.
