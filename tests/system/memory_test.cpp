@@ -81,7 +81,7 @@ void expect_every_frame_accounted_for() {
 }
 
 TEST_F(MemoryTest, an_answer_stays_the_same_while_its_frames_are_moved_under_it) {
-    const std::uint64_t before = target().stat("tos/frames_moved");
+    const std::uint64_t before = target().stat("tos/frames_moved"), starts = target().stat("tos/program_starts");
     std::atomic<bool> done = false;
     std::thread mover([&] {
         for (int i = 0; i < 200 && !done; ++i) target().exec("echo 100 > /sys/class/misc/flexserve/move_frames; true", 30s);
@@ -89,6 +89,7 @@ TEST_F(MemoryTest, an_answer_stays_the_same_while_its_frames_are_moved_under_it)
     for (int i = 0; i < 5; ++i) expect_unharmed();
     done = true;
     mover.join();
+    EXPECT_EQ(target().stat("tos/program_starts"), starts) << "the program fell over a moved frame and was started again";
     EXPECT_GT(target().stat("tos/frames_moved") - before, 100u) << "nothing was moved: " << target().stat("cost/moves_refused") << " refused";
     expect_every_frame_accounted_for();
 }
