@@ -123,7 +123,8 @@ Json measure_memory(BenchDevice& device, const Options& options) {
 Json measure(const Options& options) {
     BenchDevice device(options.machine);
     Json result = options.npu_only ? Json::object() : measure_memory(device, options);
-    result["npu"] = measure_npu(device, options.model, options.rounds, !options.machine.instructions);
+    result["npu"] = measure_npu(
+        device, {options.model, options.rounds, !options.machine.instructions, !options.npu_only});
     return result;
 }
 
@@ -158,7 +159,7 @@ void register_device_bench(CLI::App& app) {
     command->add_option("--rounds", options->rounds, "how often to measure each")->check(CLI::Range(1, 1000))->capture_default_str();
     command->add_option("--boots", options->boots, "how often to boot")->check(CLI::Range(1, 100))->capture_default_str();
     command->add_option("--cores", options->machine.cores, "of the device")->check(CLI::Range(1, 4))->capture_default_str();
-    command->add_flag("--npu-only", options->npu_only, "only what concerns the NPU");
+    command->add_flag("--npu-only", options->npu_only, "only what concerns the NPU, and no inference on the CPU");
     command->add_flag("--instructions", options->machine.instructions,
                       "the guest's clock counts instructions, 2 ns each: what the code costs, free of the host's noise");
     command->add_option("--model", options->model, "a GGUF to load")->check(CLI::ExistingFile)->capture_default_str();

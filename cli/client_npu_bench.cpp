@@ -1,5 +1,6 @@
 #include "cli/client_npu_bench.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <sstream>
 #include <stdexcept>
@@ -20,6 +21,7 @@ constexpr const char* kModel = "bench";
 constexpr unsigned kEmptyJobs = 200;
 constexpr unsigned kPrompts[] = {8, 128};
 constexpr unsigned kGenerated = 32;
+constexpr const char *kSecure = "secure world", *kLinux = "Linux";
 
 /// The driver gives the NPU away and takes it back; nobody in the secure world takes hold of it.
 Json change_of_hands(BenchDevice& device, unsigned rounds) {
@@ -53,36 +55,59 @@ double empty_job_us(BenchDevice& device) {
     return std::stod(said.substr(at + name.size())) / 1000;
 }
 
-/// About `tokens` tokens that no question before began with.
+/// About `tokens` tokens, of which the first two tell the prompts of 676 numbers apart.
 std::string prompt(unsigned tokens, unsigned number) {
-    std::string text = std::to_string(number);
-    for (unsigned i = 1; i < tokens; ++i) text += " a";
+    const auto letter = [](unsigned i) { return std::string(1, static_cast<char>('a' + i % 26)); };
+    std::string text = letter(number) + " " + letter(number / 26);
+    for (unsigned i = 2; i < tokens; ++i) text += " a";
     return text;
 }
 
+/// Asks one place for answers.
+class Questions {
+public:
+    Questions(ApiClient& api, std::string where, bool npu) : api_(api), where_(std::move(where)), npu_(npu) {
+        options_.raw = true;
+        options_.temperature = 0;
+        options_.max_tokens = kGenerated;
+        options_.npu = npu ? "on" : "off";
+    }
+
+    Answer ask(unsigned tokens) {
+        Answer answer =
+            api_.ask(kModel, {{"user", prompt(tokens, number_++)}}, options_, "", [](const std::string&) {});
+        if (npu_ != (answer.npu_passes != 0))
+            throw std::runtime_error(
+                where_ + (npu_ ? ": the NPU computed nothing" : ": the NPU computed though it should not"));
+        return answer;
+    }
+
+private:
+    ApiClient& api_;
+    std::string where_;
+    bool npu_;
+    AskOptions options_;
+    unsigned number_ = 0;
+};
+
+/// Nobody has asked yet, so the first question finds the model in storage.
 Json inference(ApiClient api, const char* where, bool npu, unsigned rounds) {
-    AskOptions options;
-    options.raw = true;
-    options.temperature = 0;
-    options.max_tokens = kGenerated;
-    options.npu = npu ? "on" : "off";
-    unsigned number = 1;
-    const auto ask = [&](unsigned tokens) {
-        return api.ask(kModel, {{"user", prompt(tokens, number++)}}, options, "", [](const std::string&) {});
-    };
-    static_cast<void>(ask(kPrompts[0])); // loads the model
-    Json result = {{"where", where}, {"npu", npu}, {"prefill", Json::array()}};
+    Questions questions(api, where, npu);
+    const Answer cold = questions.ask(kPrompts[1]);
+    Json result = {{"where", where}, {"npu", npu}};
+    if (cold.load_ms > 0)
+        result["cold"] = {{"tokens", cold.prompt_tokens},
+                          {"ttft_ms", cold.ttft_ms},
+                          {"load_ms", cold.load_ms},
+                          {"decrypt_ms", cold.decrypt_ms}};
+    result["prefill"] = Json::array();
     std::vector<double> decode;
     for (const unsigned tokens : kPrompts) {
         std::vector<double> rates, times;
         unsigned counted = 0;
         for (unsigned i = 0; i < rounds; ++i) {
-            const Answer answer = ask(tokens);
+            const Answer answer = questions.ask(tokens);
             counted = answer.prompt_tokens;
-            if (npu != (answer.npu_passes != 0))
-                throw std::runtime_error(
-                    std::string(where) +
-                    (npu ? ": the NPU computed nothing" : ": the NPU computed though it should not"));
             rates.push_back(counted * 1000 / answer.compute_ms);
             times.push_back(answer.ttft_ms);
             if (answer.completion_tokens > 1) decode.push_back(answer.tokens_per_second);
@@ -92,6 +117,27 @@ Json inference(ApiClient api, const char* where, bool npu, unsigned rounds) {
     }
     if (!decode.empty()) result["decode_tokens_per_second"] = median(decode);
     spdlog::info("  {}, {}: measured", where, npu ? "NPU" : "CPU");
+    return result;
+}
+
+/// What the secure world reaches of Linux' speed on the NPU; null when that was not measured.
+Json secure_to_normal(const Json& rows) {
+    const auto find = [&](const char* where) {
+        return std::ranges::find_if(
+            rows, [&](const Json& row) { return row.at("where") == where && row.at("npu") == true; });
+    };
+    const auto secure = find(kSecure), normal = find(kLinux);
+    if (secure == rows.end() || normal == rows.end()) return nullptr;
+    Json result = {{"prefill", Json::array()}};
+    for (std::size_t i = 0; i < secure->at("prefill").size(); ++i) {
+        const Json &ours = secure->at("prefill")[i], &theirs = normal->at("prefill")[i];
+        result["prefill"].push_back({{"tokens", ours.at("tokens")},
+                                     {"ratio", ours.at("tokens_per_second").get<double>() /
+                                                   theirs.at("tokens_per_second").get<double>()}});
+    }
+    const char* const decode = "decode_tokens_per_second";
+    if (secure->contains(decode) && normal->contains(decode))
+        result["decode_ratio"] = secure->at(decode).get<double>() / normal->at(decode).get<double>();
     return result;
 }
 
@@ -107,20 +153,23 @@ void prepare_normal_mode(BenchDevice& device, const std::string& model) {
 
 } // namespace
 
-Json measure_npu(BenchDevice& device, const std::string& model, unsigned rounds, bool in_linux) {
+Json measure_npu(BenchDevice& device, const NpuBenchOptions& options) {
     Json result;
     device.boot();
-    result["change_of_hands"] = change_of_hands(device, rounds);
+    result["change_of_hands"] = change_of_hands(device, options.rounds);
     result["empty_job_us"] = empty_job_us(device);
     Json& table = result["inference"] = Json::array();
-    seal_for(device.folder().string(), model, kModel, "auto");
-    table.push_back(inference(device.api(), "secure world", true, rounds));
-    table.push_back(inference(device.api(), "secure world", false, rounds));
-    if (!in_linux) return result;
-    prepare_normal_mode(device, model);
+    const auto measure_in = [&](const char* where, const auto& make_client) {
+        table.push_back(inference(make_client(), where, true, options.rounds));
+        if (options.on_cpu) table.push_back(inference(make_client(), where, false, options.rounds));
+    };
+    seal_for(device.folder().string(), options.model, kModel, "auto");
+    measure_in(kSecure, [&] { return device.api(); });
+    if (!options.in_linux) return result;
+    prepare_normal_mode(device, options.model);
     device.serve_in_linux("");
-    table.push_back(inference(device.api_of_linux(), "Linux", true, rounds));
-    table.push_back(inference(device.api_of_linux(), "Linux", false, rounds));
+    measure_in(kLinux, [&] { return device.api_of_linux(); });
+    result["secure_to_normal"] = secure_to_normal(table);
     return result;
 }
 
@@ -139,7 +188,19 @@ void print_npu(const Json& r) {
         if (row.contains("decode_tokens_per_second"))
             std::printf("  then %7.1f tokens/s", value(row, "decode_tokens_per_second"));
         std::putchar('\n');
+        if (!row.contains("cold")) continue;
+        const Json& cold = row.at("cold");
+        std::printf(
+            "              cold, prompt of %.0f: first after %.0f ms, of it loading %.0f, decrypting %.0f\n",
+            value(cold, "tokens"), value(cold, "ttft_ms"), value(cold, "load_ms"), value(cold, "decrypt_ms"));
     }
+    if (!r.contains("secure_to_normal") || r.at("secure_to_normal").is_null()) return;
+    std::printf("secure to normal on the NPU     ");
+    for (const Json& p : r.at("secure_to_normal").at("prefill"))
+        std::printf("  prompt of %3.0f: %.2f", value(p, "tokens"), value(p, "ratio"));
+    if (r.at("secure_to_normal").contains("decode_ratio"))
+        std::printf("  then %.2f", value(r.at("secure_to_normal"), "decode_ratio"));
+    std::putchar('\n');
 }
 
 } // namespace flex::cli

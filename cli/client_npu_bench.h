@@ -9,12 +9,16 @@
 
 namespace flex::cli {
 
-/// Cost of changing hands and of an empty job, and inference with `model` (a GGUF) in the secure world and in
-/// the device's Linux, with the NPU and without. Boots `device` as it needs it; what was in it is gone.
-/// Throws std::runtime_error.
-[[nodiscard]] nlohmann::ordered_json measure_npu(BenchDevice& device, const std::string& model,
-                                                 unsigned rounds,
-                                         bool in_linux);
+struct NpuBenchOptions {
+    std::string model; ///< a GGUF
+    unsigned rounds = 5;
+    bool in_linux = true; ///< also in the device's Linux, without protection
+    bool on_cpu = true;   ///< also without the NPU
+};
+
+/// Cost of changing hands and of an empty job, and inference in the secure world and in Linux. Boots `device`
+/// as it needs it; what was in it is gone. Throws std::runtime_error.
+[[nodiscard]] nlohmann::ordered_json measure_npu(BenchDevice& device, const NpuBenchOptions& options);
 
 void print_npu(const nlohmann::ordered_json& result);
 
