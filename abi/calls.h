@@ -89,7 +89,8 @@ enum flex_monitor_stat {
 /*
  * MOVE(x1 = address of an ADOPTED frame, x2 = address of a FLEX frame): content and place of the first go over to the second, which
  * is ADOPTED then; the first is RELEASED. So that Linux can have one given frame back (compaction, contiguous allocation, offlining).
- * FLEX_ERR_BUSY: it cannot be moved at the moment (not mapped, used by the NPU, code); FLEX_ERR_STATE, FLEX_ERR_ARGUMENT,
+ * FLEX_ERR_BUSY: it cannot be moved at the moment (being given or taken, known to the NPU while
+ * the program has that, code); FLEX_ERR_STATE, FLEX_ERR_ARGUMENT,
  * FLEX_ERR_NO_MEMORY: not moved either; x2 stays FLEX in every case of failure. x2 = 0: nothing is moved, only asked whether it could be.
  */
 #define FLEX_TOS_MOVE FLEX_U64(0xF2000006)

@@ -42,7 +42,8 @@ enum flex_syscall {
     FLEX_SYS_NPU_WAIT = 4106,
     /*
      * (address, n, u64*): bus addresses of the n pages of 4 KiB from address on, all of them Flex-Mem of this program (-EFAULT else). They hold
-     * until the memory is freed.
+     * until the memory is freed and as long as the program has the NPU; while it has not, Linux may have a frame moved
+     * (FLEX_TOS_MOVE), and then the next grant has another `moves`.
      */
     FLEX_SYS_MEM_ADDRESSES = 4107
 };
@@ -51,7 +52,7 @@ struct flex_npu_grant {
     flex_u64 registers; /* where the BAR is mapped, Device memory */
     flex_u64 bytes;
     flex_u32 common, notify, isr, device, notify_multiplier; /* as in struct flex_npu_control */
-    flex_u32 reserved;
+    flex_u32 moves; /* frames whose address MEM_ADDRESSES had told and that lie elsewhere now; since the program's start, 0 then */
 };
 
 #define FLEX_SECURE_STORE_BYTES 16384

@@ -99,7 +99,7 @@ void flex_frames_free(flex_range_t range);
 void flex_frames_forget_page(struct page *page);
 /* The page is a chunk of its own that a program has. */
 bool flex_frames_is_lent_page(struct page *page);
-/* Some frame that a program has, by @random. */
+/* Some frame that a program has, by @random: each as likely as any other. */
 bool flex_frames_pick(unsigned long random, flex_range_t *range);
 /* Frames that are protected but that no program owns: handed out first by the next ALLOC. */
 void flex_frames_add_spare(flex_range_t range);

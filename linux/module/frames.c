@@ -298,12 +298,12 @@ bool flex_frames_is_lent_page(struct page *page)
 
 bool flex_frames_pick(unsigned long random, flex_range_t *range)
 {
-	unsigned long frame, start = random % frame_count;
+	unsigned long frame = frame_count;
 
 	mutex_lock(&frames_lock);
-	frame = find_next_andnot_bit(lent, spare, frame_count, start);
-	if (frame >= frame_count)
-		frame = find_next_andnot_bit(lent, spare, frame_count, 0);
+	/* Every frame as likely as any other: the next one after a random place would nearly always be the first behind the largest gap. */
+	if (lent_count > spare_count)
+		frame = find_nth_andnot_bit(lent, spare, frame_count, random % (lent_count - spare_count));
 	mutex_unlock(&frames_lock);
 	*range = FLEX_RANGE(PFN_PHYS(first_pfn + frame), 0);
 	return frame < frame_count;

@@ -69,6 +69,7 @@ Result<Region> Regions::map(std::span<const std::byte> memory) {
     if (!whole_pages(memory)) return not_mappable(memory.size());
     const std::lock_guard lock(mutex_);
     FLEX_ASSIGN(Table table, new_table(memory.size()));
+    table.memory = {memory.data()};
     if (const Status entered = enter(table, 0, memory); !entered) {
         give_up(table);
         return entered.error();
@@ -82,6 +83,7 @@ Result<Region> Regions::map_slots(std::size_t slot_bytes, std::uint32_t slots) {
     const std::lock_guard lock(mutex_);
     FLEX_ASSIGN(Table table, new_table(std::uint64_t{slot_bytes} * slots));
     table.slot_bytes = slot_bytes;
+    table.memory.resize(slots);
     return keep(std::move(table));
 }
 
@@ -93,6 +95,7 @@ Status Regions::place(Region region, std::uint32_t slot, std::span<const std::by
     const std::uint64_t offset = std::uint64_t{slot} * memory.size();
     if (!whole_pages(memory) || memory.size() != table.slot_bytes || offset >= table.bytes)
         return fail(ErrorCode::kInvalidArgument, "no such slot of the NPU's region");
+    table.memory[slot] = memory.data();
     return enter(table, offset, memory);
 }
 
@@ -123,8 +126,8 @@ Status Regions::enter_pages(Table& table, std::uint64_t first, std::span<const s
     Page& leaf = table.leaves[index];
     if (leaf.entries == nullptr) {
         FLEX_ASSIGN(leaf, take_page());
-        table.root.entries[index] = leaf.address;
     }
+    table.root.entries[index] = leaf.address;
     std::ranges::copy(pages, leaf.entries + at);
     return {};
 }
@@ -135,6 +138,36 @@ void Regions::unmap(Region region) {
     if (found == tables_.end()) return;
     give_up(found->second);
     tables_.erase(found);
+}
+
+Status Regions::refresh() {
+    const std::lock_guard lock(mutex_);
+    for (Page& page : free_) FLEX_TRY(refresh(page));
+    for (auto& [region, table] : tables_) FLEX_TRY(refresh(table));
+    return {};
+}
+
+Status Regions::refresh(Page& page) {
+    return bus_.addresses(reinterpret_cast<const std::byte*>(page.entries), std::span(&page.address, 1));
+}
+
+Status Regions::refresh(Table& table) {
+    FLEX_TRY(refresh(table.root));
+    std::fill_n(table.root.entries, FLEX_NPU_ENTRIES, 0);
+    for (Page& leaf : table.leaves) {
+        if (leaf.entries == nullptr) continue;
+        FLEX_TRY(refresh(leaf));
+        std::fill_n(leaf.entries, FLEX_NPU_ENTRIES, 0);
+    }
+    const std::uint64_t bytes = table.slot_bytes == 0 ? table.bytes : table.slot_bytes;
+    for (std::size_t i = 0; i < table.memory.size(); ++i) {
+        if (table.memory[i] == nullptr) continue;
+        const Status entered = enter(table, i * bytes, {table.memory[i], bytes});
+        if (entered) continue;
+        if (entered.error().code != ErrorCode::kInvalidArgument) return entered;
+        table.memory[i] = nullptr; // freed since: nobody names it in a job
+    }
+    return {};
 }
 
 void Regions::give_up(Table& table) {

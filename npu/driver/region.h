@@ -21,8 +21,8 @@ public:
     /// Zeroed, 4 KiB aligned. Error: kOutOfMemory.
     virtual Result<std::span<std::byte>> allocate(std::size_t bytes) = 0;
     virtual void free(std::span<std::byte> memory) = 0;
-    /// Bus addresses of the pages from `from` (4 KiB aligned) on; they hold until the memory is freed.
-    /// Error: kInvalidArgument (memory that the device cannot reach).
+    /// Bus addresses of the pages from `from` (4 KiB aligned) on; they hold until the memory is freed, or
+    /// Regions::refresh() is called for. Error: kInvalidArgument (memory that the device cannot reach).
     virtual Status addresses(const std::byte* from, std::span<std::uint64_t> pages) = 0;
 };
 
@@ -39,6 +39,9 @@ public:
     Result<Region> map_slots(std::size_t slot_bytes, std::uint32_t slots);
     Status place(Region region, std::uint32_t slot, std::span<const std::byte> memory);
     void unmap(Region region);
+    /// Addresses have changed: asks for all of them again. What is not there any more goes out of the tables.
+    /// No job may be under way. Error: kOutOfMemory (some tables are stale then).
+    Status refresh();
     /// As a job has it; no bytes when there is no such region.
     [[nodiscard]] flex_npu_region find(Region region) const;
 
@@ -52,11 +55,14 @@ private:
         std::size_t slot_bytes = 0; // 0: mapped as a whole
         Page root;
         std::vector<Page> leaves; // by entry of the root; those without a leaf have no entries
+        std::vector<const std::byte*> memory; // of each slot; mapped as a whole: of the one there is
     };
     Result<Page> take_page();
     Result<Table> new_table(std::uint64_t bytes);
     Result<Region> keep(Table table);
     Status enter(Table& table, std::uint64_t offset, std::span<const std::byte> memory);
+    Status refresh(Table& table);
+    Status refresh(Page& page);
     Status enter_pages(Table& table, std::uint64_t first, std::span<const std::uint64_t> pages);
     void give_up(Table& table);
 

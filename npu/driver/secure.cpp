@@ -50,10 +50,23 @@ SecureNpu::~SecureNpu() {
     if (!memory_.empty()) bus_.free(memory_);
 }
 
+/// Linux may have had frames moved while the NPU was not held.
+Status SecureNpu::refresh_addresses(std::uint32_t moves) {
+    if (moves == moves_) return {};
+    FLEX_TRY(bus_.addresses(memory_.data(), pages_));
+    FLEX_TRY(regions_.refresh());
+    moves_ = moves;
+    return {};
+}
+
 /// mutex_ is held, as for release().
 Status SecureNpu::acquire() {
     const auto start = Clock::now();
     FLEX_ASSIGN(const flex_npu_grant grant, port_.acquire_npu(options_.patience));
+    if (const Status refreshed = refresh_addresses(grant.moves); !refreshed) {
+        port_.release_npu();
+        return refreshed;
+    }
     registers_ = options_.registers ? options_.registers(grant)
                                     : std::make_unique<MappedRegisters>(grant.registers, grant.bytes);
     device_.emplace(*registers_, grant, memory_, std::span<const std::uint64_t, Device::kPages>(pages_));

@@ -68,6 +68,7 @@ private:
     SecureNpu(port::Port& port, Options options);
     Status acquire();
     void release();
+    Status refresh_addresses(std::uint32_t moves);
     Error give_up(const Error& why);
     void pause(std::chrono::microseconds delay);
     void keep();
@@ -78,6 +79,7 @@ private:
     Regions regions_;
     std::span<std::byte> memory_; // of device_
     std::array<std::uint64_t, Device::kPages> pages_{};
+    std::uint32_t moves_ = 0; // flex_npu_grant::moves that pages_ and regions_ are of
     Info info_;
     std::uint64_t cookie_ = 0;
     bool wanted_ = false; // the normal world was heard to want it

@@ -80,18 +80,40 @@ void expect_every_frame_accounted_for() {
     EXPECT_EQ(normal + lent, all) << "frames that are neither Linux' nor lent";
 }
 
+/// Frames that were moved, or could not be, since the driver was loaded.
+struct Moves {
+    std::uint64_t moved = target().stat("tos/frames_moved"), refused = target().stat("cost/moves_refused");
+};
+
 TEST_F(MemoryTest, an_answer_stays_the_same_while_its_frames_are_moved_under_it) {
-    const std::uint64_t before = target().stat("tos/frames_moved"), starts = target().stat("tos/program_starts");
+    constexpr std::uint64_t kEnough = 2000; // some 8 MiB of what the program has, which is not much more
+    constexpr int kAnswers = 5;
+    const std::uint64_t before = Moves().moved, starts = target().stat("tos/program_starts");
     std::atomic<bool> done = false;
     std::thread mover([&] {
-        for (int i = 0; i < 200 && !done; ++i) target().exec("echo 100 > /sys/class/misc/flexserve/move_frames; true", 30s);
+        while (!done) target().exec("echo 100 > /sys/class/misc/flexserve/move_frames; true", 30s);
     });
-    for (int i = 0; i < 5; ++i) expect_unharmed();
+    const auto enough = [&] { return Moves().moved - before >= kEnough; };
+    const auto give_up = std::chrono::steady_clock::now() + 120s;
+    for (int i = 0; (i < kAnswers || !enough()) && std::chrono::steady_clock::now() < give_up && !HasFailure(); ++i) expect_unharmed();
     done = true;
     mover.join();
     EXPECT_EQ(target().stat("tos/program_starts"), starts) << "the program fell over a moved frame and was started again";
-    EXPECT_GT(target().stat("tos/frames_moved") - before, 100u) << "nothing was moved: " << target().stat("cost/moves_refused") << " refused";
+    EXPECT_TRUE(enough()) << Moves().moved - before << " were moved, " << Moves().refused << " refused";
     expect_every_frame_accounted_for();
+}
+
+TEST_F(MemoryTest, nearly_every_frame_can_be_had_back_when_nothing_runs) {
+    expect_unharmed(); // the model is in memory
+    // The NPU, if it computed, stays with the secure world a little longer, and with it what it was told the place of.
+    Moves before, after;
+    EXPECT_TRUE(wait_until([&] {
+        before = {};
+        target().exec("echo 500 > /sys/class/misc/flexserve/move_frames; true", 30s);
+        after = {};
+        return after.moved - before.moved >= 475;
+    }, 60s)) << after.moved - before.moved << " of 500 were moved, " << after.refused - before.refused << " refused";
+    expect_unharmed();
 }
 
 TEST_F(MemoryTest, compaction_moves_what_the_secure_world_has) {

@@ -25,14 +25,10 @@ void FramePool::clear() {
     used_ = 0;
 }
 
-u32 FramePool::find(u64 base) {
-    for (u32 i = 0; i < used_; i++) {
-        if (chunks_[i].base == base) return i;
-    }
-    if (used_ == kChunks) return kChunks;
-    chunks_[used_] = {};
-    chunks_[used_].base = base;
-    return used_++;
+u32 FramePool::find(u64 base) const {
+    u32 i = 0;
+    while (i < used_ && chunks_[i].base != base) i++;
+    return i;
 }
 
 void FramePool::forget_if_empty(u32 i) {
@@ -40,12 +36,36 @@ void FramePool::forget_if_empty(u32 i) {
 }
 
 bool FramePool::put(u64 physical) {
-    const u32 i = find(align_down(physical, kBlockBytes));
+    const u64 base = align_down(physical, kBlockBytes);
+    const u32 i = find(base);
     if (i == kChunks) return false;
-    const u64 page = (physical - chunks_[i].base) / kPageBytes;
+    if (i == used_) {
+        chunks_[used_] = {};
+        chunks_[used_++].base = base;
+    }
+    const u64 page = (physical - base) / kPageBytes;
     chunks_[i].bits[page / 64] |= u64{1} << (page % 64);
     chunks_[i].free++;
     frames_++;
+    return true;
+}
+
+bool FramePool::contains(u64 physical) const {
+    const u32 i = find(align_down(physical, kBlockBytes));
+    if (i == used_) return false;
+    const u64 page = (physical - chunks_[i].base) / kPageBytes;
+    return (chunks_[i].bits[page / 64] >> (page % 64) & 1) != 0;
+}
+
+bool FramePool::replace(u64 from, u64 to) {
+    /* First in, then out: the other way round there could be room for neither. */
+    if (!put(to)) return false;
+    const u32 i = find(align_down(from, kBlockBytes));
+    const u64 page = (from - chunks_[i].base) / kPageBytes;
+    chunks_[i].bits[page / 64] &= ~(u64{1} << (page % 64));
+    chunks_[i].free--;
+    frames_--;
+    forget_if_empty(i);
     return true;
 }
 

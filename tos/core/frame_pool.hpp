@@ -22,6 +22,11 @@ public:
     [[nodiscard]] bool put(u64 physical);
     /* 0: empty. */
     [[nodiscard]] u64 take();
+    [[nodiscard]] bool contains(u64 physical) const;
+    /* Whether put() would take this frame. */
+    [[nodiscard]] bool room_for(u64 physical) const { return find(align_down(physical, kBlockBytes)) < kChunks; }
+    /* `to`, which is not in the pool, takes the place of `from`, which is. False: no room; nothing has changed. */
+    [[nodiscard]] bool replace(u64 from, u64 to);
     /*
      * Removes up to `list.size` ranges that cover at most `frames_wanted` frames, the fullest chunk first.
      * Returns the number of ranges.
@@ -34,7 +39,7 @@ private:
         u32 free = 0; /* frames here */
         u64 bits[kPagesPerBlock / 64] = {};
     };
-    [[nodiscard]] u32 find(u64 base); /* kChunks: neither there nor room for it */
+    [[nodiscard]] u32 find(u64 base) const; /* used_: not there */
     u64 take_from(Chunk& chunk);
     void forget_if_empty(u32 i);
 

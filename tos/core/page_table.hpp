@@ -25,7 +25,7 @@ constexpr u64 kAccessed = u64{1} << 10;
 constexpr u64 kNotGlobal = u64{1} << 11;
 constexpr u64 kKernelNoExecute = u64{1} << 53;
 constexpr u64 kUserNoExecute = u64{1} << 54;
-constexpr u64 kPinned = u64{1} << 55; /* ours (D8.3.2: ignored by hardware): a device was told the address, so it stays */
+constexpr u64 kPinned = u64{1} << 55; /* ours (D8.3.2: ignored by hardware): a device was told the address */
 constexpr u64 kAddressMask = 0x0000fffffffff000;
 constexpr u64 kAttributeMask = ~kAddressMask & ~u64{3};
 
@@ -91,7 +91,7 @@ public:
     [[nodiscard]] Leaf lookup(u64 va) const;
     /* The leaf that leads to a physical page; bytes == 0 when there is none. Reads all tables: some 10 us a GiB in blocks, 1 ms in pages. */
     [[nodiscard]] Leaf find_physical(u64 page) const;
-    /* Marks what is mapped in [va, end) as staying where it is. */
+    /* Marks what is mapped in [va, end) as known to a device. */
     void pin(u64 va, u64 end);
     /*
      * Clears the first leaf in [va, end) and returns it; bytes == 0 when there is none. A block that sticks

@@ -111,7 +111,7 @@ Next acquire_step(Thread& thread) {
     hold.begin();
     unsent = false;
     const flex_npu_grant grant = {
-        mapped, bytes, where.common, where.notify, where.isr, where.device, where.notify_multiplier, 0};
+        mapped, bytes, where.common, where.notify, where.isr, where.device, where.notify_multiplier, g_program.told_moved};
     if (store_user(thread.user_address, grant) != Access::Good) {
         give_back();
         forget_area();
@@ -173,6 +173,8 @@ bool npu_leave() {
     hold.end();
     return !may_write || control.state() != NpuState::Returned;
 }
+
+bool npu_may_reach() { return !hold.none() || (may_write && control.state() == NpuState::Returned); }
 
 Next system_npu_acquire(Thread& thread, u64 ms, u64 grant) {
     if (!hold.none()) return finish(thread, kEexist);

@@ -31,6 +31,9 @@ void npu_boot(flex_npu_control* control);
  */
 [[nodiscard]] bool npu_leave();
 
+/* The device may reach addresses that the program was told: these frames stay where they are. */
+[[nodiscard]] bool npu_may_reach();
+
 Next system_npu_acquire(Thread& thread, u64 ms, u64 grant);
 Next system_npu_release(Thread& thread);
 Next system_npu_wait(Thread& thread, u64 ns);

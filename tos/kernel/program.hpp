@@ -37,6 +37,7 @@ struct Program {
     PageTable table;
     u64 break_start, break_end;
     u64 mapped_frames;
+    u32 told_moved;      /* flex_npu_grant::moves */
     u64 refill_after; /* ticks: the normal world refused frames, ask again only then */
     u64 started;      /* ticks */
     u64 alloc_ticks, load_ticks;

@@ -102,7 +102,7 @@ Next addresses_step(Thread& thread) {
         const PageTable::Leaf leaf = g_program.table.lookup(page);
         if (area == nullptr || area->backing != Backing::Flex || leaf.bytes == 0)
             return finish(thread, kEfault);
-        g_program.table.pin(page, page + kPageBytes); /* FLEX_TOS_MOVE leaves it where it is */
+        g_program.table.pin(page, page + kPageBytes); /* FLEX_TOS_MOVE leaves it where it is while the NPU is held */
         addresses[i] = leaf.physical + (page - leaf.va);
     }
     const Access access = copy_to_user(thread.scratch[1] + done * sizeof(u64), addresses, count * sizeof(u64));

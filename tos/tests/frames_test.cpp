@@ -115,6 +115,32 @@ TEST(FramePool, gives_back_whole_chunks_as_blocks) {
     EXPECT_EQ(pool->frames(), kPagesPerBlock);
 }
 
+TEST(FramePool, replaces_a_frame_by_another_wherever_that_lies) {
+    auto pool = std::make_unique<FramePool>();
+    ASSERT_TRUE(pool->put(kDram));
+    ASSERT_TRUE(pool->put(kDram + kPageBytes));
+    EXPECT_TRUE(pool->contains(kDram));
+    EXPECT_FALSE(pool->contains(kDram + 2 * kPageBytes));
+    EXPECT_TRUE(pool->replace(kDram, kDram + 2 * kPageBytes)) << "in the same chunk";
+    EXPECT_TRUE(pool->replace(kDram + kPageBytes, kDram + kBlockBytes)) << "in another one";
+    EXPECT_FALSE(pool->contains(kDram) || pool->contains(kDram + kPageBytes));
+    EXPECT_EQ(pool->frames(), 2u);
+    EXPECT_TRUE(pool->replace(kDram + 2 * kPageBytes, kDram)) << "the chunk's last frame";
+    const std::set<u64> taken = {pool->take(), pool->take()};
+    EXPECT_EQ(taken, (std::set<u64>{kDram, kDram + kBlockBytes}));
+    EXPECT_EQ(pool->take(), 0u);
+}
+
+TEST(FramePool, has_no_room_for_a_replacement_in_one_more_chunk_than_it_can_keep) {
+    auto pool = std::make_unique<FramePool>();
+    for (u64 n = 0; n < FramePool::kChunks; n++) ASSERT_TRUE(pool->put(kDram + n * kBlockBytes));
+    const u64 elsewhere = kDram + FramePool::kChunks * kBlockBytes;
+    EXPECT_FALSE(pool->room_for(elsewhere));
+    EXPECT_FALSE(pool->replace(kDram, elsewhere));
+    EXPECT_TRUE(pool->contains(kDram));
+    EXPECT_TRUE(pool->room_for(kDram + kPageBytes));
+}
+
 TEST(FramePool, refuses_what_it_has_no_room_for) {
     auto pool = std::make_unique<FramePool>();
     u64 n = 0;

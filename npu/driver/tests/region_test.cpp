@@ -99,6 +99,40 @@ TEST(Regions, tables_are_used_again_and_hold_nothing_of_before) {
     EXPECT_LE(bus.allocated(), 64u * kPage);
 }
 
+TEST(Regions, addresses_are_asked_for_again_when_frames_were_moved) {
+    TestBus bus;
+    const auto together = [](std::uintptr_t at) { return at + (1u << 30); };
+    const auto apart = [](std::uintptr_t at) { return (at / kPage * 7919 % 65521 + 1) * kPage; };
+    bus.where = together;
+    Regions regions(bus);
+    const Region whole = regions.map(pages(1024, 1500)).value(), slots = regions.map_slots(300 * kPage, 5).value();
+    ASSERT_TRUE(regions.place(slots, 2, pages(1 << 20, 300)).ok());
+    for (const std::function<std::uint64_t(std::uintptr_t)>& layout : {std::function(apart), std::function(together), std::function(apart)}) {
+        bus.where = layout;
+        ASSERT_TRUE(regions.refresh().ok());
+        const flex_npu_region all = regions.find(whole), some = regions.find(slots);
+        for (std::uint64_t i = 0; i < 1500; ++i) ASSERT_EQ(address_of(all, i * kPage), layout((1024 + i) * kPage)) << i;
+        for (std::uint64_t i = 0; i < 300; ++i) ASSERT_EQ(address_of(some, (600 + i) * kPage), layout(((1u << 20) + i) * kPage)) << i;
+        EXPECT_EQ(address_of(some, 0), 0u) << "a slot that nobody filled";
+    }
+}
+
+TEST(Regions, memory_that_is_gone_is_gone_from_the_tables_when_they_are_refreshed) {
+    TestBus bus;
+    bus.where = [](std::uintptr_t at) { return at + (1u << 30); };
+    Regions regions(bus);
+    const Region whole = regions.map(pages(1024, 600)).value(), slots = regions.map_slots(3 * kPage, 5).value();
+    ASSERT_TRUE(regions.place(slots, 1, pages(1 << 20, 3)).ok());
+    bus.refuse = true; // whatever is asked for; the tables themselves are still there
+    ASSERT_TRUE(regions.refresh().ok());
+    bus.refuse = false;
+    EXPECT_EQ(address_of(regions.find(whole), 0), 0u);
+    EXPECT_EQ(address_of(regions.find(whole), 599 * kPage), 0u);
+    EXPECT_EQ(address_of(regions.find(slots), 3 * kPage), 0u);
+    ASSERT_TRUE(regions.place(slots, 1, pages(2 << 20, 3)).ok());
+    EXPECT_EQ(address_of(regions.find(slots), 3 * kPage), bus.where((2u << 20) * kPage));
+}
+
 TEST(Regions, a_slot_holds_what_was_put_there_last) {
     TestBus bus;
     bus.where = [](std::uintptr_t at) { return at + (1u << 30); };

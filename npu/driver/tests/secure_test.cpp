@@ -270,7 +270,9 @@ public:
         device.taken = false;
         device.poison();
         ++acquisitions;
-        return FakeDevice::kGrant;
+        flex_npu_grant grant = FakeDevice::kGrant;
+        grant.moves = moves;
+        return grant;
     }
     void release_npu() override {
         const std::lock_guard lock(mutex_);
@@ -286,6 +288,7 @@ public:
         return hold_;
     }
     Status bus_addresses(const std::byte* from, std::span<std::uint64_t> pages) override {
+        ++addresses_asked;
         return bus_.addresses(from, pages);
     }
     /// The normal world asks for it; or it did, and its patience is over.
@@ -312,6 +315,8 @@ public:
     bool exists = true, busy = false;
     bool acquired = false;
     int acquisitions = 0;
+    std::uint32_t moves = 0;
+    std::atomic<int> addresses_asked = 0;
 
 private:
     std::mutex mutex_;
@@ -385,6 +390,25 @@ TEST_F(SecureNpuTest, is_kept_over_passes_and_goes_back_when_idle) {
     EXPECT_EQ(port.acquisitions, 2);
     npu->end(true);
     EXPECT_FALSE(port.acquired) << "goes back at once when asked to";
+}
+
+TEST_F(SecureNpuTest, asks_for_addresses_again_when_frames_were_moved_while_it_was_not_held) {
+    make();
+    const auto use = [&] {
+        ASSERT_TRUE(npu->begin().ok());
+        ASSERT_TRUE(npu->submit(job()).ok());
+        ASSERT_TRUE(npu->wait().ok());
+        npu->end(true);
+    };
+    const int before = port.addresses_asked;
+    use();
+    EXPECT_EQ(port.addresses_asked, before) << "nothing was moved";
+    port.moves = 7;
+    use();
+    const int after = port.addresses_asked;
+    EXPECT_GT(after, before);
+    use();
+    EXPECT_EQ(port.addresses_asked, after) << "not moved since";
 }
 
 TEST_F(SecureNpuTest, goes_back_between_passes_as_soon_as_it_is_wanted) {
