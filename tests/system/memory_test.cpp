@@ -116,6 +116,24 @@ TEST_F(MemoryTest, nearly_every_frame_can_be_had_back_when_nothing_runs) {
     expect_unharmed();
 }
 
+TEST_F(MemoryTest, the_npu_finds_what_was_moved_since_it_was_told_the_addresses) {
+    attack::Query query = target().reference_query();
+    query.extra = R"("npu":"on")";
+    const auto ask = [&] {
+        const attack::Completion answer = target().api().complete(query);
+        EXPECT_TRUE(answer.same_as(target().reference())) << answer.error << answer.text;
+    };
+    ask();
+    const std::uint64_t held = target().stat("tos/npu_held"), moved = Moves().moved, faults = target().stat("monitor/dma_faults");
+    // It goes back to Linux when the secure world has not used it for a while.
+    ASSERT_TRUE(wait_until([] { return target().exec("cat /sys/class/misc/flexserve/npu/state") == "normal\n"; }, 60s));
+    target().exec("echo 3000 > /sys/class/misc/flexserve/move_frames; true", 60s);
+    EXPECT_GT(Moves().moved, moved);
+    ask();
+    EXPECT_GT(target().stat("tos/npu_held"), held) << "the NPU was not used again: nothing was tested";
+    EXPECT_EQ(target().stat("monitor/dma_faults"), faults) << "it went to an address of before";
+}
+
 TEST_F(MemoryTest, compaction_moves_what_the_secure_world_has) {
     ASSERT_TRUE(target().drop_models());
     // Single pages, as Linux gives them when its memory is in pieces; then most of what lies between them goes.
