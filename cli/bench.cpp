@@ -8,6 +8,7 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -21,6 +22,7 @@
 #include "cli/output.h"
 #include "engine/batch.h"
 #include "engine/kernels/kernels.h"
+#include "engine/kernels/q8_layout.h"
 #include "engine/session.h"
 #include "engine/thread_pool.h"
 #include "launcher/paths.h"
@@ -66,6 +68,7 @@ constexpr std::uint32_t kTogetherTokens = 32;
 struct Row {
     std::string what;
     std::vector<double> tokens_per_s; ///< by round
+    std::vector<double> read_gb_s;    ///< by round: what reading the weights alone reached just before
     double bytes_per_token = 0;       ///< of weights that pass by, for decode
     double macs_per_token = 0;        ///< with the weights
 };
@@ -134,6 +137,24 @@ Weights weigh(const engine::Model& model) {
     return w;
 }
 
+/// What a token reads: every matrix of the layers and the head.
+std::vector<std::span<const std::byte>> matrices(const engine::Model& model) {
+    std::vector<std::span<const std::byte>> all;
+    const auto add = [&all](const engine::Matrix& m) {
+        const std::size_t bytes = m.type == engine::TensorType::kQ8_0
+                                      ? engine::packed_bytes(m.rows, m.columns)
+                                      : std::size_t{m.rows} * m.columns * engine::block_bytes(m.type);
+        all.emplace_back(m.data, bytes / 64 * 64);
+    };
+    for (std::uint32_t i = 0; i < model.shape().layers; ++i) {
+        const engine::LayerWeights& l = model.layer(i);
+        for (const engine::Matrix* m : {&l.q, &l.k, &l.v, &l.attention_output, &l.gate, &l.up, &l.down})
+            add(*m);
+    }
+    add(model.head());
+    return all;
+}
+
 double time_prefill(Bench& bench, std::uint32_t length) {
     bench.session->rewind(0);
     const auto ids = bench.prompt(length);
@@ -177,24 +198,32 @@ std::vector<Row> measure(Bench& bench, const Arguments& arguments) {
     const Weights weights = weigh(bench.model->model());
     std::vector<Row> rows;
     for (const std::uint32_t p : arguments.prompts)
-        rows.push_back({"prefill " + std::to_string(p), {}, 0, weights.layer_macs + weights.head_macs / p});
+        rows.push_back(
+            {"prefill " + std::to_string(p), {}, {}, 0, weights.layer_macs + weights.head_macs / p});
     if (arguments.generate > 0)
         rows.push_back({"decode " + std::to_string(arguments.generate),
+                        {},
                         {},
                         weights.bytes,
                         weights.layer_macs + weights.head_macs});
     if (arguments.generate > 0)
         rows.push_back({"decode batch " + std::to_string(kTogether),
                         {},
+                        {},
                         weights.bytes / kTogether,
                         weights.layer_macs + weights.head_macs});
+    const auto memory = matrices(bench.model->model());
     // Rounds outside, rows inside: what else the machine does meanwhile falls on all rows alike.
     for (std::uint32_t round = 0; round < arguments.rounds; ++round) {
         for (std::size_t i = 0; i < arguments.prompts.size(); ++i)
             rows[i].tokens_per_s.push_back(time_prefill(bench, arguments.prompts[i]));
         if (arguments.generate == 0) continue;
-        rows[rows.size() - 2].tokens_per_s.push_back(time_decode(bench, arguments.generate));
-        rows.back().tokens_per_s.push_back(time_batch(bench, kTogetherTokens));
+        Row &one = rows[rows.size() - 2], &batch = rows.back();
+        for (Row* row : {&one, &batch}) {
+            if (arguments.limits) row->read_gb_s.push_back(measure_read(bench.pool, memory));
+            row->tokens_per_s.push_back(row == &one ? time_decode(bench, arguments.generate)
+                                                    : time_batch(bench, kTogetherTokens));
+        }
     }
     return rows;
 }
@@ -205,14 +234,18 @@ double peak_rss_mib() {
     return static_cast<double>(usage.ru_maxrss) / 1024;
 }
 
-json as_json(const Row& row, const Limits& limits) {
+json as_json(const Row& row, const Int8Limit& limit) {
     const double rate = median(row.tokens_per_s);
     json out{{"what", row.what}, {"tokens_per_s", rate}, {"rounds", row.tokens_per_s}};
     out["gmac_s"] = rate * row.macs_per_token / 1e9;
-    if (limits.int8_gmac_s > 0) out["of_int8_peak"] = rate * row.macs_per_token / 1e9 / limits.int8_gmac_s;
-    if (row.bytes_per_token > 0) {
-        out["gb_s"] = rate * row.bytes_per_token / 1e9;
-        if (limits.read_gb_s > 0) out["of_read_limit"] = rate * row.bytes_per_token / 1e9 / limits.read_gb_s;
+    if (limit.gmac_s > 0) out["of_int8_peak"] = rate * row.macs_per_token / 1e9 / limit.gmac_s;
+    if (row.bytes_per_token > 0) out["gb_s"] = rate * row.bytes_per_token / 1e9;
+    if (!row.read_gb_s.empty()) {
+        std::vector<double> shares;
+        for (std::size_t i = 0; i < row.read_gb_s.size(); ++i)
+            shares.push_back(row.tokens_per_s[i] * row.bytes_per_token / 1e9 / row.read_gb_s[i]);
+        out["read_limit_gb_s"] = median(row.read_gb_s);
+        out["of_read_limit"] = median(shares);
     }
     return out;
 }
@@ -221,9 +254,8 @@ void print(const json& result) {
     std::printf("kernels %s, %u threads, first token of %u after %.3f s\n",
                 result["kernels"].get<std::string>().c_str(), result["threads"].get<unsigned>(),
                 result["first_token_prompt"].get<unsigned>(), result["first_token_s"].get<double>());
-    if (result.contains("read_limit_gb_s"))
-        std::printf("limits: memory read %.1f GB/s, int8 %.0f GMAC/s (%s)\n",
-                    result["read_limit_gb_s"].get<double>(), result["int8_limit_gmac_s"].get<double>(),
+    if (result.contains("int8_limit_gmac_s"))
+        std::printf("peak: int8 %.0f GMAC/s (%s)\n", result["int8_limit_gmac_s"].get<double>(),
                     result["int8_kind"].get<std::string>().c_str());
     for (const json& row : result["rows"]) {
         std::printf("%-14s %9.2f tokens/s  %7.1f GMAC/s", row["what"].get<std::string>().c_str(),
@@ -232,7 +264,8 @@ void print(const json& result) {
             std::printf(" (%.0f %% of the peak)", 100 * row["of_int8_peak"].get<double>());
         if (row.contains("gb_s")) std::printf("  %6.2f GB/s", row["gb_s"].get<double>());
         if (row.contains("of_read_limit"))
-            std::printf(" (%.0f %% of the limit)", 100 * row["of_read_limit"].get<double>());
+            std::printf(" (%.0f %% of reading alone, %.1f)", 100 * row["of_read_limit"].get<double>(),
+                        row["read_limit_gb_s"].get<double>());
         std::putchar('\n');
     }
     std::printf("peak resident memory %.1f MiB (weights %.1f MiB)\n", result["peak_rss_mib"].get<double>(),
@@ -256,20 +289,19 @@ void run(const Arguments& arguments) {
                              {"compute_s", seconds(computing.prefill_ns - computing.weights_wait_ns)},
                              {"wait_s", seconds(computing.weights_wait_ns)}};
     const std::vector<Row> rows = measure(bench, arguments);
-    result["peak_rss_mib"] = peak_rss_mib(); // before the limits take memory of their own
+    result["peak_rss_mib"] = peak_rss_mib();
     result["weights_mib"] = static_cast<double>(bench.model->bytes_loaded()) / 1048576;
-    Limits limits;
+    Int8Limit limit;
     if (arguments.limits) {
-        limits = measure_limits(bench.pool, bench.kernels->name);
-        result["read_limit_gb_s"] = limits.read_gb_s;
-        result["int8_limit_gmac_s"] = limits.int8_gmac_s;
-        result["int8_kind"] = limits.int8_kind;
+        limit = measure_int8(bench.pool, bench.kernels->name);
+        result["int8_limit_gmac_s"] = limit.gmac_s;
+        result["int8_kind"] = limit.kind;
     }
     result["kernels"] = bench.kernels->name;
     result["threads"] = bench.pool.threads();
     result["rows"] = json::array();
     for (const Row& row : rows) {
-        if (!row.tokens_per_s.empty()) result["rows"].push_back(as_json(row, limits));
+        if (!row.tokens_per_s.empty()) result["rows"].push_back(as_json(row, limit));
     }
     if (json_wanted()) {
         std::cout << result.dump() << '\n';

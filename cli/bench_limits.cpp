@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string_view>
 #include <vector>
 
@@ -118,22 +117,8 @@ Peak peak_for(std::string_view) { return {nullptr, 0, nullptr}; }
 
 #endif
 
-#if defined(__x86_64__)
-__attribute__((target("avx2"))) std::uint64_t read_all(const std::byte* from, std::size_t bytes) {
-    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
-    for (std::size_t i = 0; i < bytes; i += 128) {
-        const auto* at = reinterpret_cast<const __m256i*>(from + i);
-        _mm_prefetch(reinterpret_cast<const char*>(from + i + 4096), _MM_HINT_T0);
-        _mm_prefetch(reinterpret_cast<const char*>(from + i + 4160), _MM_HINT_T0);
-        a = _mm256_xor_si256(a, _mm256_load_si256(at));
-        b = _mm256_xor_si256(b, _mm256_load_si256(at + 1));
-        c = _mm256_xor_si256(c, _mm256_load_si256(at + 2));
-        d = _mm256_xor_si256(d, _mm256_load_si256(at + 3));
-    }
-    a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
-    return static_cast<std::uint64_t>(_mm256_extract_epi64(a, 0));
-}
-#endif
+/// How one thread reads: as one run, or as two halves at once; asked for ahead, or left to the hardware.
+using Read = std::uint64_t (*)(const std::byte* from, std::size_t bytes);
 
 std::uint64_t read_plain(const std::byte* from, std::size_t bytes) {
     const auto* at = reinterpret_cast<const std::uint64_t*>(from);
@@ -144,29 +129,52 @@ std::uint64_t read_plain(const std::byte* from, std::size_t bytes) {
     return sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7];
 }
 
-double measure_read(engine::ThreadPool& pool) {
-    constexpr std::size_t kBytes = std::size_t{512} << 20; // 16 times the largest L3 slice we know
-    constexpr std::size_t kPiece = std::size_t{1} << 20, kAlign = 64;
-    const std::unique_ptr<std::byte[]> memory(new std::byte[kBytes + kAlign]);
-    auto address = reinterpret_cast<std::uintptr_t>(memory.get());
-    auto* start = memory.get() + (kAlign - address % kAlign) % kAlign;
-    pool.run(kBytes / kPiece, [&](std::size_t i, unsigned) {
-        std::fill_n(start + i * kPiece, kPiece, static_cast<std::byte>(i));
-    });
-    std::vector<std::uint64_t> results(kBytes / kPiece);
-    double best = 0;
-    for (int round = 0; round < 6; ++round) {
-        const auto begin = Clock::now();
-        pool.run(results.size(), [&](std::size_t i, unsigned) {
 #if defined(__x86_64__)
-            if (__builtin_cpu_supports("avx2")) {
-                results[i] = read_all(start + i * kPiece, kPiece);
-                return;
-            }
+template <int kRuns, bool kAsk>
+__attribute__((target("avx2"))) std::uint64_t read_avx2(const std::byte* from, std::size_t bytes) {
+    constexpr std::size_t kStep = 64, kAhead = 3072;
+    __m256i a = _mm256_setzero_si256(), b = a;
+    const std::size_t run = bytes / kRuns / kStep * kStep;
+    for (std::size_t i = 0; i < run; i += kStep) {
+        for (int r = 0; r < kRuns; ++r) {
+            const std::byte* line = from + static_cast<std::size_t>(r) * run + i;
+            if constexpr (kAsk) _mm_prefetch(reinterpret_cast<const char*>(line + kAhead), _MM_HINT_T1);
+            a = _mm256_xor_si256(a, _mm256_load_si256(reinterpret_cast<const __m256i*>(line)));
+            b = _mm256_xor_si256(b, _mm256_load_si256(reinterpret_cast<const __m256i*>(line) + 1));
+        }
+    }
+    return static_cast<std::uint64_t>(_mm256_extract_epi64(_mm256_xor_si256(a, b), 0)) ^
+           read_plain(from + kRuns * run, bytes - kRuns * run);
+}
 #endif
-            results[i] = read_plain(start + i * kPiece, kPiece);
-        });
-        best = std::max(best, static_cast<double>(kBytes) / seconds_since(begin) / 1e9);
+
+std::vector<Read> ways_to_read() {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) return {read_avx2<1, true>, read_avx2<1, false>, read_avx2<2, false>};
+#endif
+    return {read_plain};
+}
+
+} // namespace
+
+double measure_read(engine::ThreadPool& pool, std::span<const std::span<const std::byte>> memory) {
+    constexpr std::size_t kPiece = std::size_t{1} << 20;
+    std::vector<std::span<const std::byte>> pieces;
+    std::size_t bytes = 0;
+    for (std::span<const std::byte> part : memory) {
+        bytes += part.size();
+        for (; part.size() > kPiece; part = part.subspan(kPiece)) pieces.push_back(part.first(kPiece));
+        pieces.push_back(part);
+    }
+    std::vector<std::uint64_t> results(pieces.size());
+    double best = 0;
+    for (int round = 0; round < 2; ++round) {
+        for (const Read read : ways_to_read()) {
+            const auto begin = Clock::now();
+            pool.run(pieces.size(),
+                     [&](std::size_t i, unsigned) { results[i] = read(pieces[i].data(), pieces[i].size()); });
+            best = std::max(best, static_cast<double>(bytes) / seconds_since(begin) / 1e9);
+        }
     }
     // A compiler that knew nobody looks at the results would not read.
     volatile std::uint64_t sink = 0;
@@ -174,7 +182,9 @@ double measure_read(engine::ThreadPool& pool) {
     return best;
 }
 
-double measure_int8(engine::ThreadPool& pool, const Peak& peak) {
+Int8Limit measure_int8(engine::ThreadPool& pool, const char* kernels) {
+    const Peak peak = peak_for(kernels);
+    if (peak.run == nullptr) return {};
     constexpr std::uint64_t kRounds = 200'000;
     std::vector<std::int32_t> results(pool.threads());
     double best = 0;
@@ -186,20 +196,7 @@ double measure_int8(engine::ThreadPool& pool, const Peak& peak) {
     }
     volatile std::int32_t sink = 0;
     for (const std::int32_t r : results) sink = sink + r;
-    return best;
-}
-
-} // namespace
-
-Limits measure_limits(engine::ThreadPool& pool, const char* kernels) {
-    Limits limits;
-    limits.read_gb_s = measure_read(pool);
-    const Peak peak = peak_for(kernels);
-    if (peak.run != nullptr) {
-        limits.int8_gmac_s = measure_int8(pool, peak);
-        limits.int8_kind = peak.kind;
-    }
-    return limits;
+    return {best, peak.kind};
 }
 
 } // namespace flex::cli

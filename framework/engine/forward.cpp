@@ -29,6 +29,16 @@ struct Product {
     float* y;        // [T][rows]
 };
 
+constexpr std::size_t kFewTokens = 8; // up to here the memory is the limit, not the multipliers
+constexpr std::size_t kExpectedBytes = std::size_t{256}
+                                       << 10; // a quarter of the smallest L2 cache of cores that gain
+
+/// Of Q8_0 a sixteenth of a panel.
+std::size_t row_bytes(const Matrix& m) {
+    return m.type == TensorType::kQ8_0 ? panel_bytes(m.columns) / kPanelRows
+                                       : m.columns * block_bytes(m.type);
+}
+
 /// A stage that is bound while this lives.
 class Held {
 public:
@@ -75,6 +85,8 @@ private:
     void prepare(const float* x, std::size_t columns, std::size_t t,
                  std::initializer_list<const Matrix*> matrices);
     void multiply(const float* x, std::size_t count, std::initializer_list<Product> products);
+    void expect(std::initializer_list<const Matrix*> next);
+    [[nodiscard]] std::size_t rows_per_task(std::size_t count, std::size_t total) const;
     void multiply_rows(const float* x, std::size_t count, const Product& product, std::size_t first,
                        std::size_t rows, std::byte* scratch);
     template <class Task> void for_tokens(const Task& task) {
@@ -180,10 +192,12 @@ void ForwardPass::layer(std::uint32_t index) {
     float* const h = w_.h; // [T][width]
 
     // Attention: x += Wo · attend(q, k, v), with q, k, v = Wq h, Wk h, Wv h and h = norm(x).
+    expect({&l.q, &l.k, &l.v});
     for_tokens([&](std::size_t t) {
         k_.rms_norm(x + t * width, l.attention_norm, width, shape_.rms_epsilon, h + t * width);
         prepare(h, width, t, {&l.q, &l.k, &l.v});
     });
+    expect({&l.attention_output});
     multiply(h, T_, {{l.q, w_.q}, {l.k, w_.k}, {l.v, w_.v}}); // [T][q_width], [T][kv_width] twice
     for_tokens([&](std::size_t t) { norm_and_rotate(l, t); });
     const auto start = Clock::now();
@@ -191,6 +205,7 @@ void ForwardPass::layer(std::uint32_t index) {
     attention_.attend(index); // attention[T][q_width]
     s_.timings.attention_ns += since(start);
     for_tokens([&](std::size_t t) { prepare(w_.attention, q_width, t, {&l.attention_output}); });
+    expect({&l.gate, &l.up});
     multiply(w_.attention, T_, {{l.attention_output, h}}); // [T][width]
 
     // Feed-forward: x += Wdown · (silu(Wgate h) * Wup h), with h = norm(x).
@@ -199,11 +214,13 @@ void ForwardPass::layer(std::uint32_t index) {
         k_.rms_norm(x + t * width, l.ff_norm, width, shape_.rms_epsilon, h + t * width);
         prepare(h, width, t, {&l.gate, &l.up});
     });
+    expect({&l.down});
     multiply(h, T_, {{l.gate, w_.gate}, {l.up, w_.up}}); // [T][ff_width] twice
     for_tokens([&](std::size_t t) {
         k_.silu_multiply(w_.gate + t * ff, w_.up + t * ff, ff);
         prepare(w_.gate, ff, t, {&l.down});
     });
+    s_.pool.expect_reads(nullptr, 0, 0);
     multiply(w_.gate, T_, {{l.down, h}}); // [T][width]
     for_tokens([&](std::size_t t) { k_.add(x + t * width, h + t * width, width); });
 }
@@ -272,17 +289,31 @@ void ForwardPass::prepare(const float* x, std::size_t columns, std::size_t t,
     if (bf16) k_.round_to_bf16(from, columns, a.bhalf.get() + t * columns);
 }
 
+/// Of `total` rows that are multiplied with `count` tokens. Many tokens: runs long enough to use a token's
+/// activations again, short enough to stay in a core's L2 cache while all tokens pass. Few: the memory is the
+/// limit, and it is fastest in long runs, as long as every thread gets some. Whole panels.
+std::size_t ForwardPass::rows_per_task(std::size_t count, std::size_t total) const {
+    const std::size_t fair = total / (std::size_t{4} * s_.pool.threads()) / kPanelRows * kPanelRows;
+    return count > kFewTokens ? 4 * kPanelRows : std::clamp<std::size_t>(fair, kPanelRows, 16 * kPanelRows);
+}
+
+/// The matrices of the next multiply(), for threads that wait for it: with few tokens the memory would idle
+/// meanwhile.
+void ForwardPass::expect(std::initializer_list<const Matrix*> next) {
+    if (T_ > kFewTokens) return;
+    std::size_t total = 0;
+    for (const Matrix* m : next) total += m->rows;
+    const Matrix& m = **next.begin();
+    const std::size_t task = std::min<std::size_t>(rows_per_task(T_, total), m.rows) * row_bytes(m);
+    s_.pool.expect_reads(m.data, task, std::min(task, kExpectedBytes));
+}
+
 /// y[count][rows] = x[count][columns] · W^T for each product, all rows of all products shared out among the
 /// threads.
 void ForwardPass::multiply(const float* x, std::size_t count, std::initializer_list<Product> products) {
-    // Many tokens: runs long enough to use a token's activations again, short enough to stay in a core's L2
-    // cache while all tokens pass. Few: the memory is the limit, and it is fastest in long runs, as long as
-    // every thread gets some. Whole panels.
     std::size_t total = 0;
     for (const Product& product : products) total += product.w.rows;
-    const std::size_t fair = total / (std::size_t{4} * s_.pool.threads()) / kPanelRows * kPanelRows;
-    const std::size_t run =
-        count > 8 ? 4 * kPanelRows : std::clamp<std::size_t>(fair, kPanelRows, 16 * kPanelRows);
+    const std::size_t run = rows_per_task(count, total);
     std::size_t tasks = 0;
     for (const Product& product : products) tasks += (product.w.rows + run - 1) / run;
     s_.pool.run(tasks, [&](std::size_t task, unsigned thread) {
@@ -302,8 +333,7 @@ void ForwardPass::multiply_rows(const float* x, std::size_t count, const Product
                                 std::size_t rows, std::byte* scratch) {
     const Matrix& m = product.w;
     const Activations& a = w_.input;
-    const std::byte* w = m.data + (m.type == TensorType::kQ8_0 ? first / kPanelRows * panel_bytes(m.columns)
-                                                               : first * m.columns * block_bytes(m.type));
+    const std::byte* w = m.data + first * row_bytes(m);
     float* y = product.y + first;
     switch (m.type) {
     case TensorType::kQ8_0:

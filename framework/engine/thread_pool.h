@@ -35,6 +35,16 @@ public:
             &task);
     }
 
+    /// Memory that the next job will read, for threads that have nothing to do until then: the tail of this
+    /// job and what one thread does between two. Thread t may ask for `bytes` from `first` + t * `stride`
+    /// into its second-level cache. Only a hint: nothing is read through it, the memory may go at any time.
+    /// Null takes it back.
+    void expect_reads(const std::byte* first, std::size_t stride, std::size_t bytes) {
+        expected_first_.store(first, std::memory_order_relaxed);
+        expected_stride_.store(stride, std::memory_order_relaxed);
+        expected_bytes_.store(bytes, std::memory_order_relaxed);
+    }
+
 private:
     using Call = void (*)(const void* task, std::size_t index, unsigned thread);
     void run_erased(std::size_t count, Call call, const void* task);
@@ -42,6 +52,13 @@ private:
     void drain(unsigned thread);
     bool join(std::uint64_t& seen);
     void leave();
+
+    /// How far a waiting thread has asked for what it expects.
+    struct Asked {
+        const std::byte* first = nullptr;
+        std::size_t bytes = 0;
+    };
+    void wait_a_little(unsigned thread, Asked& asked) const;
 
     // ticket_: job number (bits 63..17), open (bit 16), workers inside (bits 15..0). A worker enters only an
     // open job, and the job's fields change only while the ticket is closed and nobody is inside. So a worker
@@ -60,6 +77,9 @@ private:
     Call call_ = nullptr;
     const void* task_ = nullptr;
     std::size_t count_ = 0;
+    // Three that may be seen of different hints: a thread then asks for memory nobody wants.
+    std::atomic<const std::byte*> expected_first_{nullptr};
+    std::atomic<std::size_t> expected_stride_{0}, expected_bytes_{0};
     alignas(64) std::atomic<std::uint64_t> ticket_{0};
     alignas(64) std::atomic<std::size_t> next_{0};
     struct Worker {

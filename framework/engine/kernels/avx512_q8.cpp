@@ -53,7 +53,7 @@ void tile(const std::byte* panel, std::size_t rows, std::size_t blocks, const Q8
         if constexpr (T <= 4) {
             for (std::size_t line = 0; line < kPanelPairBytes; line += 64)
                 _mm_prefetch(reinterpret_cast<const char*>(panel + kPairsAhead * kPanelPairBytes + line),
-                             _MM_HINT_T0);
+                             _MM_HINT_T1);
         }
         block<T>(panel, panel + panel_weights(0), x + b, blocks, even);
         block<T>(panel + panel_scales(1), panel + panel_weights(1), x + b + 1, blocks, odd);
