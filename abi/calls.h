@@ -9,7 +9,7 @@
 
 #include "abi/types.h"
 
-#define FLEX_ABI_VERSION FLEX_U64(1)
+#define FLEX_ABI_VERSION FLEX_U64(2)
 
 /* Status in x0. Values below -15 so that they never collide with the PSCI and SMCCC error codes. */
 enum flex_status {
@@ -44,6 +44,11 @@ enum flex_status {
 #define FLEX_HVC_NPU_GIVE FLEX_U64(0xC6000F04)
 #define FLEX_HVC_NPU_TAKE FLEX_U64(0xC6000F05)
 #define FLEX_HVC_NPU_STATE FLEX_U64(0xC6000F06)
+/*
+ * NPU_INTERRUPT() -> x1 = 1: the NPU, which is not the normal world's, had raised its interrupt line, and has lowered it now (its
+ * interrupt status was read). Then FLEX_LEND_NPU goes with the next LEND. Callable in an interrupt handler; x1 = 0 in NORMAL.
+ */
+#define FLEX_HVC_NPU_INTERRUPT FLEX_U64(0xC6000F07)
 
 enum flex_monitor_stat {
     FLEX_STAT_FRAMES_BASE = 0, /* + enum flex_frame_state: frames in that state (counted by walking the table) */
@@ -100,9 +105,10 @@ enum flex_monitor_stat {
  * LEND(x1 = bit mask of RPC slots completed since this core's last call, x2 = value of the virtual counter at which the normal
  * world's timer of this core expires, all ones when it is off, 0 when unknown): lends this core to the secure world.
  * EL3 switches the timers with the worlds (TF-A: opteed sets NS_TIMER_SWITCH), so the trusted OS sets the timer for x2 itself; when it
- * is unknown it returns after 1 ms.
+ * is unknown it returns after 1 ms. x3 = FLEX_LEND_NPU: the NPU's interrupt has come (FLEX_HVC_NPU_INTERRUPT); it is only a hint to look.
  */
 #define FLEX_TOS_LEND FLEX_U64(0x72000001)
+#define FLEX_LEND_NPU FLEX_U64(1)
 
 /* Result of LEND. x0 = reason, x1 = mask of RPC slots posted for the driver, x2 = further cores that could do work, x3 below. */
 enum flex_lend_reason {
@@ -137,7 +143,9 @@ enum flex_tos_stat {
     FLEX_TOS_STAT_SWITCHES_OVER_100US = 15,
     FLEX_TOS_STAT_NPU_HELD = 16,   /* times the program got the NPU */
     FLEX_TOS_STAT_NPU_REVOKED = 17, /* times it was taken from the program because a recall was not honoured */
-    FLEX_TOS_STAT_FRAMES_MOVED = 18 /* by MOVE */
+    FLEX_TOS_STAT_FRAMES_MOVED = 18, /* by MOVE */
+    FLEX_TOS_STAT_NPU_WAITS = 19,      /* times a thread waited for the NPU */
+    FLEX_TOS_STAT_NPU_INTERRUPTS = 20  /* LENDs that told of its interrupt */
 };
 
 #endif

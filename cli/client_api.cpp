@@ -130,6 +130,7 @@ std::string take(const Json& chunk, Answer& answer) {
         answer.ttft_ms = timings->value("ttft_ms", 0.0);
         answer.tokens_per_second = timings->value("decode_tokens_per_second", 0.0);
         answer.npu_passes = timings->value("npu_passes", 0u);
+        answer.npu_ms = timings->value("npu_ms", 0.0);
     }
     const auto choices = chunk.find("choices");
     if (choices == chunk.end() || !choices->is_array() || choices->empty()) return {};
@@ -262,6 +263,10 @@ DeviceStatus ApiClient::status() {
                                                              {"released", &status.released}};
     for (const auto& [name, field] : states) {
         *field = frames.value(name, std::uint64_t{0});
+    }
+    if (const auto npu = body.find("npu"); npu != body.end() && npu->is_object()) {
+        status.npu_jobs = npu->value("jobs", std::uint64_t{0});
+        status.npu_busy_ns = npu->value("busy_ns", std::uint64_t{0});
     }
     return status;
 }

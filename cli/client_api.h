@@ -25,6 +25,7 @@ struct Answer {
     double prepare_ms = 0, allocate_ms = 0, load_ms = 0, decrypt_ms = 0, compute_ms = 0, ttft_ms = 0,
            tokens_per_second = 0;
     unsigned npu_passes = 0; ///< that the NPU computed, prompt and answer
+    double npu_ms = 0;       ///< they took
 };
 
 /// Of GET /flexserve/status.
@@ -34,6 +35,8 @@ struct DeviceStatus {
     std::uint64_t normal = 0, shared = 0, flex = 0, adopted = 0, released = 0; ///< frames of 4 KiB
     std::uint64_t mapped_bytes = 0;
     std::size_t models = 0; ///< open, wholly in memory or in part
+    /// That the NPU has ended, and what they took by its own count; 0 without one.
+    std::uint64_t npu_jobs = 0, npu_busy_ns = 0;
 };
 
 /// One thread. All functions throw std::runtime_error with one line for the user.

@@ -69,17 +69,36 @@ public:
     Questions(ApiClient& api, std::string where, bool npu) : api_(api), where_(std::move(where)), npu_(npu) {
         options_.raw = true;
         options_.temperature = 0;
-        options_.max_tokens = kGenerated;
         options_.npu = npu ? "on" : "off";
     }
 
-    Answer ask(unsigned tokens) {
+    Answer ask(unsigned tokens, unsigned generated) {
+        options_.max_tokens = generated;
         Answer answer =
             api_.ask(kModel, {{"user", prompt(tokens, number_++)}}, options_, "", [](const std::string&) {});
         if (npu_ != (answer.npu_passes != 0))
             throw std::runtime_error(
                 where_ + (npu_ ? ": the NPU computed nothing" : ": the NPU computed though it should not"));
         return answer;
+    }
+
+    /// Of `rounds` such questions; and, of a pass on the NPU, its wall time, what the NPU was at work of that
+    /// by its own count, and the jobs.
+    template <class Note>
+    Json ask_often(unsigned tokens, unsigned generated, unsigned rounds, const Note& note) {
+        const DeviceStatus before = api_.status();
+        double passes = 0, npu_ms = 0;
+        for (unsigned i = 0; i < rounds; ++i) {
+            const Answer answer = ask(tokens, generated);
+            note(answer);
+            passes += answer.npu_passes;
+            npu_ms += answer.npu_ms;
+        }
+        if (passes == 0) return nullptr;
+        const DeviceStatus after = api_.status();
+        return {{"ms", npu_ms / passes},
+                {"busy_ms", static_cast<double>(after.npu_busy_ns - before.npu_busy_ns) / passes / 1e6},
+                {"jobs", static_cast<double>(after.npu_jobs - before.npu_jobs) / passes}};
     }
 
 private:
@@ -93,7 +112,7 @@ private:
 /// Nobody has asked yet, so the first question finds the model in storage.
 Json inference(ApiClient api, const char* where, bool npu, unsigned rounds) {
     Questions questions(api, where, npu);
-    const Answer cold = questions.ask(kPrompts[1]);
+    const Answer cold = questions.ask(kPrompts[1], 1);
     Json result = {{"where", where}, {"npu", npu}};
     if (cold.load_ms > 0)
         result["cold"] = {{"tokens", cold.prompt_tokens},
@@ -101,22 +120,25 @@ Json inference(ApiClient api, const char* where, bool npu, unsigned rounds) {
                           {"load_ms", cold.load_ms},
                           {"decrypt_ms", cold.decrypt_ms}};
     result["prefill"] = Json::array();
-    std::vector<double> decode;
     for (const unsigned tokens : kPrompts) {
         std::vector<double> rates, times;
         unsigned counted = 0;
-        for (unsigned i = 0; i < rounds; ++i) {
-            const Answer answer = questions.ask(tokens);
+        const Json pass = questions.ask_often(tokens, 1, rounds, [&](const Answer& answer) {
             counted = answer.prompt_tokens;
             rates.push_back(counted * 1000 / answer.compute_ms);
             times.push_back(answer.ttft_ms);
-            if (answer.completion_tokens > 1) decode.push_back(answer.tokens_per_second);
-        }
-        result["prefill"].push_back(
-            {{"tokens", counted}, {"tokens_per_second", median(rates)}, {"ttft_ms", median(times)}});
+        });
+        result["prefill"].push_back({{"tokens", counted},
+                                     {"tokens_per_second", median(rates)},
+                                     {"ttft_ms", median(times)},
+                                     {"npu_pass", pass}});
     }
-    if (!decode.empty()) result["decode_tokens_per_second"] = median(decode);
-    spdlog::info("  {}, {}: measured", where, npu ? "NPU" : "CPU");
+    std::vector<double> decode;
+    const Json pass = questions.ask_often(kPrompts[0], kGenerated, rounds, [&](const Answer& answer) {
+        if (answer.completion_tokens > 1) decode.push_back(answer.tokens_per_second);
+    });
+    if (!decode.empty()) result["decode"] = {{"tokens_per_second", median(decode)}, {"npu_pass", pass}};
+    spdlog::info("  {}, {}: {}", where, npu ? "NPU" : "CPU", result.dump());
     return result;
 }
 
@@ -135,9 +157,9 @@ Json secure_to_normal(const Json& rows) {
                                      {"ratio", ours.at("tokens_per_second").get<double>() /
                                                    theirs.at("tokens_per_second").get<double>()}});
     }
-    const char* const decode = "decode_tokens_per_second";
-    if (secure->contains(decode) && normal->contains(decode))
-        result["decode_ratio"] = secure->at(decode).get<double>() / normal->at(decode).get<double>();
+    const auto rate = [](const Json& row) { return row.at("decode").at("tokens_per_second").get<double>(); };
+    if (secure->contains("decode") && normal->contains("decode"))
+        result["decode_ratio"] = rate(*secure) / rate(*normal);
     return result;
 }
 
@@ -173,6 +195,15 @@ Json measure_npu(BenchDevice& device, const NpuBenchOptions& options) {
     return result;
 }
 
+namespace {
+
+void print_pass(const Json& pass) {
+    std::printf("  %.2f of %.2f ms (%.0f jobs)", pass.at("busy_ms").get<double>(),
+                pass.at("ms").get<double>(), pass.at("jobs").get<double>());
+}
+
+} // namespace
+
 void print_npu(const Json& r) {
     const auto value = [](const Json& j, const char* name) { return j.at(name).get<double>(); };
     const Json& s = r.at("change_of_hands");
@@ -185,9 +216,15 @@ void print_npu(const Json& r) {
         for (const Json& p : row.at("prefill"))
             std::printf("  prompt of %3.0f: %8.1f tokens/s (first after %5.0f ms)", value(p, "tokens"),
                         value(p, "tokens_per_second"), value(p, "ttft_ms"));
-        if (row.contains("decode_tokens_per_second"))
-            std::printf("  then %7.1f tokens/s", value(row, "decode_tokens_per_second"));
+        if (row.contains("decode"))
+            std::printf("  then %7.1f tokens/s", value(row.at("decode"), "tokens_per_second"));
         std::putchar('\n');
+        if (row.at("npu").get<bool>()) {
+            std::printf("              of a pass the NPU is at work");
+            for (const Json& p : row.at("prefill")) print_pass(p.at("npu_pass"));
+            if (row.contains("decode")) print_pass(row.at("decode").at("npu_pass"));
+            std::putchar('\n');
+        }
         if (!row.contains("cold")) continue;
         const Json& cold = row.at("cold");
         std::printf(

@@ -47,6 +47,8 @@ unsigned int flex_lend_cores(void);
 void flex_lend_kick(unsigned int count);
 /* The answer to @slot is complete: its bit goes with the next LEND. */
 void flex_lend_complete(unsigned int slot);
+/* The NPU's interrupt has come while the secure world has it: that goes with the next LEND. Any context. */
+void flex_lend_npu_rings(void);
 void flex_lend_forget_completions(void);
 /* The program was started or ended: all lenders look again. */
 void flex_lend_state_changed(void);

@@ -33,6 +33,8 @@ static DEFINE_PER_CPU(struct task_struct *, flex_lender_task);
 
 /* Bit per slot: answers that the secure world has not been told of. */
 static atomic_t completed = ATOMIC_INIT(0);
+/* The NPU's interrupt, of which it has not been told either. */
+static atomic_t npu_rings = ATOMIC_INIT(0);
 /* Grows at every kick: a lender that got IDLE for an older state of the world must not go to sleep on it. */
 static atomic_t kicks = ATOMIC_INIT(0);
 
@@ -83,6 +85,12 @@ void flex_lend_complete(unsigned int slot)
 	flex_lend_kick(1);
 }
 
+void flex_lend_npu_rings(void)
+{
+	atomic_set(&npu_rings, 1);
+	flex_lend_kick(1);
+}
+
 void flex_lend_forget_completions(void)
 {
 	atomic_set(&completed, 0);
@@ -91,6 +99,7 @@ void flex_lend_forget_completions(void)
 static bool has_news(struct flex_lender *lender, int seen)
 {
 	return READ_ONCE(lender->kicked) || atomic_read(&kicks) != seen || atomic_read(&completed) ||
+	       atomic_read(&npu_rings) ||
 	       !flex_program_running() || kthread_should_park() || kthread_should_stop();
 }
 
@@ -108,7 +117,7 @@ static void sleep_until_news(struct flex_lender *lender, int seen, u64 ns)
  * EL3 switches the timers off with the world, so the trusted OS is told when the next tick is due. With interrupts off, since
  * a handler might set the timer to an earlier time; one that is pending ends the call at once and is taken afterwards.
  */
-static struct arm_smccc_res lend_core(u32 done)
+static struct arm_smccc_res lend_core(u32 done, bool rings)
 {
 	struct arm_smccc_res res;
 	u64 expiry = U64_MAX;
@@ -116,7 +125,7 @@ static struct arm_smccc_res lend_core(u32 done)
 	local_irq_disable();
 	if ((read_sysreg(cntv_ctl_el0) & (ARCH_TIMER_CTRL_ENABLE | ARCH_TIMER_CTRL_IT_MASK)) == ARCH_TIMER_CTRL_ENABLE)
 		expiry = read_sysreg(cntv_cval_el0);
-	res = flex_smc(FLEX_TOS_LEND, done, expiry, 0);
+	res = flex_smc(FLEX_TOS_LEND, done, expiry, rings ? FLEX_LEND_NPU : 0);
 	local_irq_enable();
 	return res;
 }
@@ -125,10 +134,13 @@ static void lend_once(struct flex_lender *lender)
 {
 	int seen = atomic_read(&kicks);
 	u32 done = atomic_xchg(&completed, 0);
-	struct arm_smccc_res res = lend_core(done);
+	bool rings = atomic_xchg(&npu_rings, 0);
+	struct arm_smccc_res res = lend_core(done, rings);
 
 	if ((s64)res.a0 < 0) {
 		atomic_or(done, &completed);
+		if (rings)
+			atomic_set(&npu_rings, 1);
 		if ((s64)res.a0 != FLEX_ERR_BUSY)
 			pr_err_ratelimited("core %u: the trusted OS refuses it: %lld\n",
 					   raw_smp_processor_id(), (s64)res.a0);

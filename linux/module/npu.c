@@ -279,8 +279,14 @@ static int start(struct virtio_device *vdev)
 		return ret;
 	virtio_device_ready(vdev);
 	ret = power(1);
+	/* Beside the queues' own handler: it stays when they go. */
 	if (!ret)
+		ret = request_irq(npu_pci()->irq, npu_away_interrupt, IRQF_SHARED, "flexnpu", &npu);
+	if (!ret) {
 		ret = misc_register(&npu_misc);
+		if (ret)
+			free_irq(npu_pci()->irq, &npu);
+	}
 	if (ret) {
 		virtio_reset_device(vdev);
 		vdev->config->del_vqs(vdev);
@@ -325,6 +331,7 @@ static void npu_remove(struct virtio_device *vdev)
 		dev_err(&vdev->dev, "the secure world does not return it: lost until the next boot\n");
 	} else {
 		npu_register(true, FLEX_NPU_REG_POWER, &off);
+		free_irq(npu_pci()->irq, &npu);
 		npu_take_down();
 		npu_gate_set(NPU_GATE_ABSENT);
 		detach(vdev);

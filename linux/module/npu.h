@@ -10,13 +10,14 @@
  *   npu_stats.c   /sys/class/misc/flexserve/npu/
  *
  * While it is away its registers are unmapped and an access would be a fatal abort, so the queues are given up first (with them
- * the handler of an interrupt line that other devices share), and what the virtio core may do at any time (the status in
+ * their handler of the interrupt line, which other devices may share), and what the virtio core may do at any time (the status in
  * sysfs, a reset at shutdown) goes through npu.c, which knows.
  */
 #ifndef FLEXSERVE_NPU_H
 #define FLEXSERVE_NPU_H
 
 #include <linux/completion.h>
+#include <linux/interrupt.h>
 #include <linux/list.h>
 #include <linux/miscdevice.h>
 #include <linux/mutex.h>
@@ -44,6 +45,7 @@ struct npu_costs {
 	u64 waited, wait_ns;	/* those that could not start at once */
 	u64 gives, give_ns;	/* completed, from the first job that had to wait for it */
 	u64 takes, take_ns;
+	u64 forwarded;			/* interrupts that were the secure world's */
 	u64 call_ns;		/* of both, in the monitor */
 	u64 recalls, resets;
 };
@@ -110,6 +112,7 @@ void npu_jobs_lost(void);
 
 /* ---- npu_switch.c ---- */
 
+irqreturn_t npu_away_interrupt(int irq, void *data);
 int npu_switch_init(void);
 void npu_switch_exit(void);
 /* Gives it, waiting at most @ms for jobs to end; and takes it back. With switch_lock. */

@@ -44,6 +44,7 @@ NPU_COST(give_ns);
 NPU_COST(takes);
 NPU_COST(take_ns);
 NPU_COST(call_ns);
+NPU_COST(forwarded);
 NPU_COST(recalls);
 NPU_COST(resets);
 
@@ -94,7 +95,7 @@ static struct attribute *npu_attributes[] = {
 	&npu_failed.attribute.attr, &npu_waited.attribute.attr,	  &npu_wait_ns.attribute.attr,
 	&npu_gives.attribute.attr,  &npu_give_ns.attribute.attr,  &npu_takes.attribute.attr,
 	&npu_take_ns.attribute.attr, &npu_call_ns.attribute.attr, &npu_recalls.attribute.attr,
-	&npu_resets.attribute.attr, NULL,
+	&npu_resets.attribute.attr, &npu_forwarded.attribute.attr, NULL,
 };
 
 const struct attribute_group flex_npu_group = { .name = "npu", .attrs = npu_attributes };

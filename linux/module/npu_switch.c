@@ -33,6 +33,7 @@ MODULE_PARM_DESC(npu_slice_ms, "how long jobs that had to wait keep the NPU at m
 #define NPU_REMOVE_TRIES 50
 
 static bool suspending;			/* switch_lock */
+static bool secure;			/* it is the secure world's, or about to be: so is its interrupt */
 static unsigned long slice_end;		/* jiffies; only while in_slice */
 static bool in_slice;			/* switch_lock */
 
@@ -68,12 +69,11 @@ int npu_give(unsigned int ms)
 	npu_gate_set(NPU_GATE_CLOSED);
 	wait_event_timeout(npu.wait, !READ_ONCE(npu.running), msecs_to_jiffies(ms));
 	npu_take_down();
-	/* Others may share its line, and nobody could quieten it there. */
-	pci_intx(npu_pci(), 0);
+	WRITE_ONCE(secure, true);
 	ret = call_monitor(FLEX_HVC_NPU_GIVE, false);
 	if (ret) {
 		dev_warn_ratelimited(&npu.vdev->dev, "the monitor does not pass it on: %d\n", ret);
-		pci_intx(npu_pci(), 1);
+		WRITE_ONCE(secure, false);
 		npu_set_up();
 		return -EBUSY;
 	}
@@ -94,10 +94,10 @@ int npu_take(void)
 	ret = call_monitor(FLEX_HVC_NPU_TAKE, true);
 	if (ret)
 		return ret;
+	WRITE_ONCE(secure, false);
 	cancel_delayed_work(&recall);
 	in_slice = !list_empty_careful(&npu.waiting);
 	slice_end = jiffies + msecs_to_jiffies(READ_ONCE(npu_slice_ms));
-	pci_intx(npu_pci(), 1);
 	ret = npu_set_up();
 	npu.costs.takes++;
 	npu.costs.take_ns += ktime_get_ns() - start;
@@ -115,6 +115,24 @@ void npu_reset_for(struct npu_job *job)
 		npu_set_up();
 	}
 	mutex_unlock(&npu.switch_lock);
+}
+
+/*
+ * The device says that it ended a job, on a line that others may share. Nobody here can ask the device whether it was the one, nor make it
+ * lower the line: the monitor does both.
+ */
+irqreturn_t npu_away_interrupt(int irq, void *data)
+{
+	struct arm_smccc_res res;
+
+	if (!READ_ONCE(secure))
+		return IRQ_NONE;
+	res = flex_hvc(FLEX_HVC_NPU_INTERRUPT, 0, 0);
+	if ((s64)res.a0 != FLEX_OK || !res.a1)
+		return IRQ_NONE;
+	npu.costs.forwarded++;
+	flex_lend_npu_rings();
+	return IRQ_HANDLED;
 }
 
 /* ---- recall ---- */

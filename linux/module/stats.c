@@ -98,6 +98,8 @@ FLEX_STAT_ATTRIBUTE(tos, switches_over_100us, FLEX_TOS_STAT_SWITCHES_OVER_100US)
 FLEX_STAT_ATTRIBUTE(tos, npu_held, FLEX_TOS_STAT_NPU_HELD);
 FLEX_STAT_ATTRIBUTE(tos, npu_revoked, FLEX_TOS_STAT_NPU_REVOKED);
 FLEX_STAT_ATTRIBUTE(tos, frames_moved, FLEX_TOS_STAT_FRAMES_MOVED);
+FLEX_STAT_ATTRIBUTE(tos, npu_waits, FLEX_TOS_STAT_NPU_WAITS);
+FLEX_STAT_ATTRIBUTE(tos, npu_interrupts, FLEX_TOS_STAT_NPU_INTERRUPTS);
 
 static struct attribute *tos_attributes[] = {
 	&tos_lends.attribute.attr,	     &tos_interrupted.attribute.attr,
@@ -109,7 +111,8 @@ static struct attribute *tos_attributes[] = {
 	&tos_program_starts.attribute.attr,  &tos_switches.attribute.attr,
 	&tos_switch_total_ns.attribute.attr, &tos_switches_over_100us.attribute.attr,
 	&tos_npu_held.attribute.attr,	     &tos_npu_revoked.attribute.attr,
-	&tos_frames_moved.attribute.attr,    NULL,
+	&tos_frames_moved.attribute.attr,    &tos_npu_waits.attribute.attr,
+	&tos_npu_interrupts.attribute.attr,  NULL,
 };
 
 static atomic64_t counters[FLEX_COUNTERS];

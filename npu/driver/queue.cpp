@@ -21,7 +21,7 @@ constexpr std::uint32_t kAcknowledge = 1, kDriver = 2, kDriverOk = 4, kFeaturesO
 // 6: bits 32 and 33
 constexpr std::uint32_t kVersion1 = 1u << 0, kAccessPlatform = 1u << 1;
 // 2.7.5 and 2.7.6
-constexpr std::uint16_t kNext = 1, kDeviceWrites = 2, kNoInterrupt = 1;
+constexpr std::uint16_t kNext = 1, kDeviceWrites = 2;
 
 constexpr std::size_t kQueueEntries = 64, kEntriesPerJob = kJobPages + 1;
 static_assert(kJobsInFlight * kEntriesPerJob <= kQueueEntries);
@@ -162,7 +162,6 @@ Status Device::set_up_queue(std::size_t queue) {
 /// Job s has kEntriesPerJob descriptors from s * kEntriesPerJob on: its pages, and the result as the last.
 void Device::fill_descriptors() {
     Rings& r = rings(0);
-    r.available.flags = kNoInterrupt;
     for (std::size_t slot = 0; slot < kJobsInFlight; ++slot) {
         const std::size_t first = slot * kEntriesPerJob;
         for (std::size_t i = 0; i < kJobPages; ++i) {

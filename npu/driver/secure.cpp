@@ -8,8 +8,10 @@ namespace flex::npu {
 namespace {
 
 using port::NpuHold;
-// Between looks at a job: little at first, for short jobs; not much later, so that the NPU hardly waits.
-constexpr std::chrono::microseconds kFirstPause(50), kLongestPause(500);
+// Between looks at a job whose end no interrupt announces: whether one comes is up to the normal world.
+constexpr std::chrono::microseconds kPause(20'000);
+// When it wants the NPU back, waiting for the interrupt is waiting no more.
+constexpr std::chrono::microseconds kShortPause(200);
 constexpr std::chrono::milliseconds kKeeperPause(200);
 
 std::uint64_t since(std::chrono::steady_clock::time_point start) {
@@ -135,18 +137,18 @@ Result<flex_npu_result> SecureNpu::wait() {
     if (!device_ || device_->under_way() == 0) return give_up(fail(ErrorCode::kIo, "no job is under way"));
     const auto give_up_at = Clock::now() + options_.job_limit;
     flex_npu_result result{};
-    for (auto delay = kFirstPause;; delay = std::min(delay * 3 / 2, kLongestPause)) {
+    for (;;) {
         const auto ended = device_->poll(result);
         if (!ended) return give_up(ended.error());
         if (*ended) break;
         if (Clock::now() > give_up_at) return give_up(fail(ErrorCode::kIo, "a job of the NPU does not end"));
-        // Sleeps: where device and processor are emulated, they have the same cores.
-        const NpuHold hold = port_.wait_npu(delay);
+        // Until the interrupt, or so long. Where device and processor are emulated, they have the same cores.
+        const NpuHold hold = port_.wait_npu(kPause);
         if (hold == NpuHold::kLost)
             return give_up(fail(ErrorCode::kIo, "the normal world took the NPU back"));
         if (hold == NpuHold::kHeld) continue;
         wanted_ = true; // from now on wait_npu() returns at once
-        std::this_thread::sleep_for(delay);
+        std::this_thread::sleep_for(kShortPause);
     }
     if (result.status != FLEX_NPU_OK) {
         return give_up(fail(ErrorCode::kIo, "the NPU ended a job with status " +

@@ -36,6 +36,15 @@ public:
     void begin() {
         state_ = State::Held;
         deadline_ = kNoTime;
+        rang_ = false;
+    }
+    /* Its interrupt has come: kept for a wait that has not begun. */
+    void ring() { rang_ = held(); }
+    /* Whether it had; then not any more. */
+    [[nodiscard]] bool take_ring() {
+        const bool rang = rang_;
+        rang_ = false;
+        return rang;
     }
     /* The normal world wants it back by `deadline` (ticks). A later recall shortens the time, but never
      * lengthens it. False: it is not held. */
@@ -55,6 +64,7 @@ private:
     enum class State : u8 { None, Held, Lost };
     State state_ = State::None;
     u64 deadline_ = kNoTime;
+    bool rang_ = false;
 };
 
 } // namespace flex::tos

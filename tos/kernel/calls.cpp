@@ -116,6 +116,10 @@ CallResult statistic(u64 which) {
         return {FLEX_OK, s.npu_revoked};
     case FLEX_TOS_STAT_FRAMES_MOVED:
         return {FLEX_OK, s.moved};
+    case FLEX_TOS_STAT_NPU_WAITS:
+        return {FLEX_OK, s.npu_waits};
+    case FLEX_TOS_STAT_NPU_INTERRUPTS:
+        return {FLEX_OK, s.npu_interrupts};
     case FLEX_TOS_STAT_PROGRAM_STARTS:
         return {FLEX_OK, s.starts};
     default:
@@ -131,7 +135,7 @@ CallResult start(u64 shared, u64 bytes, u64 lent) {
 CallResult call(u64 function, u64 x1, u64 x2, u64 x3) {
     switch (function) {
     case FLEX_TOS_LEND:
-        return lend(static_cast<u32>(x1), x2);
+        return lend(static_cast<u32>(x1), x2, (x3 & FLEX_LEND_NPU) != 0);
     case FLEX_TOS_VERSION:
         return {FLEX_OK, FLEX_ABI_VERSION};
     case FLEX_TOS_START:

@@ -160,6 +160,12 @@ bool npu_recall(u64 ms) {
     return true;
 }
 
+void npu_rang() {
+    g_statistics.npu_interrupts++;
+    hold.ring();
+    wake_all(WaitFor::Npu);
+}
+
 u64 npu_look(u64 time) {
     if (hold.overdue(time)) take_from_program();
     if (unsent) tell_returned();
@@ -199,7 +205,9 @@ Next system_npu_release(Thread& thread) {
 }
 
 Next system_npu_wait(Thread& thread, u64 ns) {
-    if (!hold.held() || hold.recalled()) return wait_step(thread);
+    /* Asked without waiting, it is no reason to give the core away. */
+    if (ns == 0 || !hold.held() || hold.recalled() || hold.take_ring()) return wait_step(thread);
+    g_statistics.npu_waits++;
     return wait_for(thread, WaitFor::Npu, wait_step, ns == kNever ? kNever : deadline_after(ns));
 }
 

@@ -20,6 +20,9 @@ void npu_boot(flex_npu_control* control);
 /* FLEX_TOS_NPU_RECALL. False: it is not held. */
 [[nodiscard]] bool npu_recall(u64 ms);
 
+/* A core that is lent brings word of its interrupt. Only a hint: the program looks at the device itself. */
+void npu_rang();
+
 /* Takes it from the program when a recall is overdue, and tells the normal world what it could not be told
  * before. Returns the ticks at which to look again, kNever when there is nothing to look for. */
 [[nodiscard]] u64 npu_look(u64 now);

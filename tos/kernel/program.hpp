@@ -63,7 +63,7 @@ struct Statistics {
     u64 lends, interrupted, rpcs, answers_refused, adopted, released, adoptions_refused, syscalls,
         page_faults;
     u64 switch_max_ticks, starts, switches, switch_ticks, slow_switches;
-    u64 npu_held, npu_revoked, moved;
+    u64 npu_held, npu_revoked, npu_waits, npu_interrupts, moved;
 };
 extern Statistics g_statistics;
 

@@ -206,7 +206,7 @@ bool take_turn(Core& core, Turn& turn) {
 
 } // namespace
 
-CallResult lend(u32 completed, u64 tick_due) {
+CallResult lend(u32 completed, u64 tick_due, bool npu_rings) {
     Core& core = this_core();
     Locked lock;
     core.tick_due = tick_due != 0 ? tick_due : deadline_after(kTickUnknownNs);
@@ -214,6 +214,7 @@ CallResult lend(u32 completed, u64 tick_due) {
     core.inside = true;
     if (called_cores > 0 && !core.returning) called_cores--;
     complete_slots(completed);
+    if (npu_rings) npu_rang();
     for (;;) {
         if (g_quiesced) return leave(core, FLEX_LEND_IDLE, kNever);
         if (g_program.life == Life::Ended) return leave(core, FLEX_LEND_EXITED, g_program.exit_code);

@@ -13,7 +13,7 @@ struct CallResult {
 };
 
 /* FLEX_TOS_LEND: returns when the normal world is needed or nothing is left to do. */
-[[nodiscard]] CallResult lend(u32 completed, u64 tick_due);
+[[nodiscard]] CallResult lend(u32 completed, u64 tick_due, bool npu_rings);
 /* FLEX_TOS_QUIESCE */
 void quiesce();
 

@@ -79,6 +79,8 @@ Status take_npu();
 // Does an access that stage 2 stopped concern the NPU while it is not the normal world's? Then it is counted.
 enum class NpuPart { None, Registers, Configuration };
 NpuPart denied_npu_part(u64 ipa);
+// FLEX_HVC_NPU_INTERRUPT.
+bool lower_npu_interrupt();
 void silence_npu(); // before a reset or power-off; with memory.lock()
 // aborts.cpp
 void handle_abort(Frame& frame);

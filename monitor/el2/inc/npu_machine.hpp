@@ -18,6 +18,8 @@ public:
     void join_stream(bool flex);
     bool reset();
     void settle_interrupts(bool flex);
+    // Whether it had raised its interrupt line, which is low now.
+    [[nodiscard]] bool lower_interrupt();
 
     // Its register windows, as they were at the last switch.
     [[nodiscard]] bool has_registers_at(u64 address) const;

@@ -22,7 +22,7 @@ namespace flex::monitor {
 //   page-table frames void show()              the reverse; cannot fail after hide() void cut_stream() DMA
 //   aborts, translations forgotten and waited for void join_stream(bool flex)  from abort to the flex or the
 //   normal tree bool reset()             false: the device does not end it in time void
-//   settle_interrupts(bool flex)   flex: it cannot send any; else as Linux left it
+//   settle_interrupts(bool flex)   flex: no messages, only its line; else as Linux left it
 template <class Machine, class Access = AtomicAccess> class NpuSwitch final {
 public:
     NpuSwitch() = default;

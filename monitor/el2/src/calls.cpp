@@ -211,6 +211,10 @@ void handle_hvc(Frame& frame) {
         answer(frame, FLEX_OK);
         frame.x[1] = static_cast<u64>(m.npu.control().state());
         break;
+    case FLEX_HVC_NPU_INTERRUPT:
+        answer(frame, FLEX_OK);
+        frame.x[1] = lower_npu_interrupt() ? 1 : 0;
+        break;
     default:
         deny(frame);
         break;

@@ -134,17 +134,23 @@ bool NpuMachine::reset() {
 }
 
 // An MSI is a write to memory, of an address and a value that the normal world may have put into the device's
-// table: the stream would carry it into Flex-Mem. And the secure world's jobs are no interrupts of Linux.
+// table: the stream would carry it into Flex-Mem. The line carries nothing: by it Linux learns that a job has
+// ended, and lends a core.
 void NpuMachine::settle_interrupts(bool flex) {
     const EcamConfig config = configuration();
-    const auto settle = [&](u32 reg, u32 clear, u32 set, u32& saved) {
+    const auto settle = [&](u32 reg, u32 clear, u32& saved) {
         const u32 at = NpuFunction::kAt + reg;
         if (flex) saved = config.read(at & ~3u) >> (at % 4 * 8) & 0xffff;
-        config.write(at, 2, flex ? (saved & ~clear) | set : saved);
+        config.write(at, 2, flex ? saved & ~clear : saved);
     };
-    settle(kCommand, 0, kInterruptDisable, command_);
-    if (function_.msi != 0) settle(function_.msi + kControl, kMsiEnable, 0, msi_control_);
-    if (function_.msix != 0) settle(function_.msix + kControl, kMsixEnable, 0, msix_control_);
+    settle(kCommand, kInterruptDisable, command_);
+    if (function_.msi != 0) settle(function_.msi + kControl, kMsiEnable, msi_control_);
+    if (function_.msix != 0) settle(function_.msix + kControl, kMsixEnable, msix_control_);
+}
+
+// Virtio 1.2, 4.1.4.5: reading the interrupt status lowers the line.
+bool NpuMachine::lower_interrupt() {
+    return arch::read8(windows_.bars[function_.bar].base + function_.isr) != 0;
 }
 
 bool NpuMachine::has_registers_at(u64 address) const {
@@ -181,6 +187,14 @@ Status take_npu() {
     const Status status = m.npu.take();
     if (status == Status::Ok) m.memory.counters().add(FLEX_STAT_NPU_SWITCHES);
     return status;
+}
+
+// With the lock: the windows are where they were when it left the normal world, and no switch is under way.
+bool lower_npu_interrupt() {
+    Monitor& m = the_monitor;
+    const Guard<Hardware> guard(m.pci_lock, m.hardware);
+    const NpuState state = m.npu.control().state();
+    return (state == NpuState::Given || state == NpuState::Held) && m.npu_machine.lower_interrupt();
 }
 
 NpuPart denied_npu_part(u64 ipa) {
