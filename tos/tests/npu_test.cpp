@@ -105,6 +105,22 @@ TEST(NpuHold, a_new_hold_knows_nothing_of_the_recall_of_the_last) {
     EXPECT_FALSE(hold.recalled());
 }
 
+TEST(NpuHold, an_interrupt_is_kept_for_the_next_wait_once_and_not_over_holds) {
+    NpuHold hold;
+    hold.ring();
+    EXPECT_FALSE(hold.take_ring()) << "nothing is held";
+    hold.begin();
+    EXPECT_FALSE(hold.take_ring());
+    hold.ring();
+    hold.ring();
+    EXPECT_TRUE(hold.take_ring());
+    EXPECT_FALSE(hold.take_ring());
+    hold.ring();
+    hold.end();
+    hold.begin();
+    EXPECT_FALSE(hold.take_ring());
+}
+
 TEST(NpuControl, the_trusted_os_takes_only_what_was_given_and_returns_only_what_it_holds) {
     for (u32 state = FLEX_NPU_ABSENT; state <= FLEX_NPU_RETURNED; state++) {
         flex_npu_control page = good(), copy{};

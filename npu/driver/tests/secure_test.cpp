@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <thread>
+#include <utility>
 
 #include "engine/session.h"
 #include "engine/tests/loaded_model.h"
@@ -129,7 +131,8 @@ public:
     }
 
     std::atomic<Fault> fault = Fault::kNone;
-    std::atomic<bool> taken = false; ///< nobody answers: as when the trusted OS took it from the program
+    std::atomic<bool> taken = false;    ///< nobody answers: as when the trusted OS took it from the program
+    std::function<void()> on_interrupt; ///< set while no job is under way
     std::atomic<int> resets = 0;
     std::atomic<int> jobs = 0;
 
@@ -229,6 +232,9 @@ private:
                     sizeof element);
         next_used_ = static_cast<std::uint16_t>(next_used_ + (fault == Fault::kAnswersTwice ? 2 : 1));
         std::atomic_ref(*reinterpret_cast<std::uint16_t*>(queue.address[2] + 2)).store(next_used_);
+        lock.unlock();
+        if (on_interrupt) on_interrupt();
+        lock.lock();
         return true;
     }
 
@@ -258,7 +264,9 @@ private:
 /// A normal world and a trusted OS, as far as the NPU goes.
 class FakePort final : public test::ForwardingPort {
 public:
-    explicit FakePort(const std::string& folder) : ForwardingPort(port::make_native_port(folder).value()) {}
+    explicit FakePort(const std::string& folder) : ForwardingPort(port::make_native_port(folder).value()) {
+        device.on_interrupt = [this] { ring(); };
+    }
 
     Result<flex_npu_grant> acquire_npu(std::chrono::milliseconds) override {
         const std::lock_guard lock(mutex_);
@@ -284,8 +292,17 @@ public:
     }
     NpuHold wait_npu(std::chrono::nanoseconds timeout) override {
         std::unique_lock lock(mutex_);
-        changed_.wait_for(lock, timeout, [&] { return hold_ != NpuHold::kHeld; });
+        const bool waits = timeout.count() > 0;
+        changed_.wait_for(lock, timeout, [&] { return hold_ != NpuHold::kHeld || (waits && rang_); });
+        if (waits) interrupts += std::exchange(rang_, false);
         return hold_;
+    }
+    /// Linux passes the device's interrupt on, or it does not.
+    void ring() {
+        const std::lock_guard lock(mutex_);
+        if (deaf) return;
+        rang_ = true;
+        changed_.notify_all();
     }
     Status bus_addresses(const std::byte* from, std::span<std::uint64_t> pages) override {
         ++addresses_asked;
@@ -315,6 +332,8 @@ public:
     bool exists = true, busy = false;
     bool acquired = false;
     int acquisitions = 0;
+    std::atomic<bool> deaf = false;
+    std::atomic<int> interrupts = 0; ///< that a wait heard of
     std::uint32_t moves = 0;
     std::atomic<int> addresses_asked = 0;
 
@@ -322,6 +341,7 @@ private:
     std::mutex mutex_;
     std::condition_variable changed_;
     NpuHold hold_ = NpuHold::kLost;
+    bool rang_ = false;
     testing::LocalBus bus_;
 };
 
@@ -376,6 +396,30 @@ TEST_F(SecureNpuTest, runs_jobs_in_order_two_at_a_time) {
     npu->end(false);
     EXPECT_EQ(npu->counters().jobs, 400u);
     EXPECT_EQ(npu->counters().switches, 1u);
+}
+
+TEST_F(SecureNpuTest, the_devices_interrupt_ends_the_wait_for_a_job) {
+    make({.keep = 3600s});
+    ASSERT_TRUE(npu->begin().ok());
+    // Whether a job ends before the wait begins is up to the machine: until one does not.
+    for (int i = 0; i < 10'000 && port.interrupts == 0; ++i) {
+        ASSERT_TRUE(npu->submit(job(kJobCommands)).ok());
+        ASSERT_TRUE(npu->wait().ok());
+    }
+    EXPECT_GT(port.interrupts, 0);
+    npu->end(true);
+}
+
+TEST_F(SecureNpuTest, a_job_whose_interrupt_the_normal_world_keeps_to_itself_is_found_ended_all_the_same) {
+    make();
+    port.deaf = true;
+    ASSERT_TRUE(npu->begin().ok());
+    for (int i = 0; i < 5; ++i) {
+        ASSERT_TRUE(npu->submit(job()).ok());
+        EXPECT_TRUE(npu->wait().ok());
+    }
+    EXPECT_EQ(port.interrupts, 0);
+    npu->end(true);
 }
 
 TEST_F(SecureNpuTest, is_kept_over_passes_and_goes_back_when_idle) {
