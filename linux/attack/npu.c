@@ -99,8 +99,8 @@ static void registers(struct report *r, char *arguments)
 		}
 		if (!denied)
 			failed(r, "the monitor counted no access");
-		blocked(r, "registers%s and configuration are out of reach in Flex mode (%llu accesses denied)",
-			by_dma ? " (by a device, too)" : "", denied);
+		blocked(r, "registers and configuration are out of reach in Flex mode (%llu accesses denied; by a device's DMA: %s)", denied,
+			by_dma ? "neither" : "skipped, since none here reads them even in normal mode");
 	}
 	raw_yield(r, &n);
 }
