@@ -25,7 +25,7 @@ static void call_around(struct caller *c)
 
 	prandom_seed_state(&random, c->seed);
 	for (i = 0; i < c->count; i++) {
-		switch (prandom_u32_state(&random) % 8) {
+		switch (prandom_u32_state(&random) % 9) {
 		case 0 ... 2:
 			status = raw_give();
 			if (status == FLEX_OK)
@@ -38,6 +38,9 @@ static void call_around(struct caller *c)
 			break;
 		case 6:
 			status = raw_state() <= FLEX_NPU_RETURNED ? FLEX_OK : FLEX_ERR_DENIED;
+			break;
+		case 7:
+			status = hvc(FLEX_HVC_NPU_INTERRUPT, prandom_u32_state(&random), 0).a0;
 			break;
 		default:
 			status = smc(FLEX_TOS_NPU_RECALL, prandom_u32_state(&random), 0, 0).a0;

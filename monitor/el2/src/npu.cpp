@@ -30,12 +30,10 @@ template <class Condition> bool wait_for(u64 end, Condition condition) {
 // The registers of abi/npu.h, by way of the device configuration words.
 class NpuRegisters final {
 public:
-    // What the words held before is the other world's, so the first access may repeat it and not be noticed.
-    // It is a read, and those after it differ from the one before.
+    // What the words held before is the other world's, and an access that repeats it is not noticed: so numbers
+    // go on from there. The first access should be a read; those after it differ from the one before in any case.
     explicit NpuRegisters(u64 words)
-        : words_(words), sequence_(arch::read32(words + FLEX_NPU_CONFIG_ACCESS) >> 16) {
-        (void)read(FLEX_NPU_REG_VERSION);
-    }
+        : words_(words), sequence_(arch::read32(words + FLEX_NPU_CONFIG_ACCESS) >> 16) {}
     u32 read(u32 reg) {
         access(FLEX_NPU_ACCESS(++sequence_, reg));
         return arch::read32(words_ + FLEX_NPU_CONFIG_VALUE);
