@@ -30,8 +30,9 @@ template <class Condition> bool wait_for(u64 end, Condition condition) {
 // The registers of abi/npu.h, by way of the device configuration words.
 class NpuRegisters final {
 public:
-    // What the words held before is the other world's, and an access that repeats it is not noticed: so numbers
-    // go on from there. The first access should be a read; those after it differ from the one before in any case.
+    // What the words held before is the other world's, and an access that repeats it is not noticed: so
+    // numbers go on from there. The first access should be a read; those after it differ from the one before
+    // in any case.
     explicit NpuRegisters(u64 words)
         : words_(words), sequence_(arch::read32(words + FLEX_NPU_CONFIG_ACCESS) >> 16) {}
     u32 read(u32 reg) {
