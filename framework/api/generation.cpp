@@ -126,7 +126,8 @@ std::size_t Generation::most_tokens() const {
 Status Generation::start() {
     if (cancelled()) return fail(ErrorCode::kCancelled, "cancelled");
     work_ = std::make_shared<Work>(options_, prompt_, model_->weights->tokenizer());
-    FLEX_ASSIGN(work_->conversation, model_->conversations->take(prompt_, options_.scope, most_tokens()));
+    FLEX_ASSIGN(work_->conversation, model_->conversations->take(prompt_, {options_.scope, options_.owner},
+                                                                 most_tokens()));
     work_->prompt_done = work_->conversation->tokens.size();
     GenerationResult& result = work_->result;
     result.timings.prepare_ms = std::chrono::duration<double, std::milli>(queued_ - received_).count();
@@ -167,6 +168,7 @@ engine::BatchPart Generation::next(std::size_t most) {
     engine::Session* session = work_->conversation->session.get();
     if (!in_prompt()) return {session, std::span(&work_->last, 1), true};
     const auto rest = std::span(prompt_).subspan(work_->prompt_done);
+    most = std::min(most, work_->conversation->until_ahead());
     const auto piece = rest.first(std::min(most, rest.size()));
     return {session, piece, piece.size() == rest.size()};
 }

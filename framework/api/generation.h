@@ -30,6 +30,7 @@ struct GenerationOptions {
     /// Requests with the same non-empty scope may reuse each other's computed prefix: see api/caller.h. Reuse
     /// shows in the time and in the counts.
     std::string scope;
+    std::string owner; ///< who may list and delete what is kept of it; empty: nobody, and it is not stored
     std::optional<engine::NpuUse> npu; ///< who computes; nothing: as the server was started
 };
 

@@ -22,6 +22,10 @@ enum class KvType : std::uint8_t { kF32, kF16, kQ8_0 };
 /// From its name. Error: kInvalidArgument.
 Result<KvType> kv_type(std::string_view name);
 
+/// Raised by whoever changes what the engine computes or how a block holds it, in any bit: what an earlier
+/// program stored is then not used.
+inline constexpr std::uint32_t kKvRevision = 1;
+
 /// Tokens in a block.
 inline constexpr std::uint32_t kKvBlockTokens = 32;
 
@@ -96,6 +100,7 @@ public:
         return *this;
     }
     ~KvBlockRef();
+    [[nodiscard]] bool empty() const { return block_ == nullptr; }
     [[nodiscard]] std::byte* data() const { return block_->bytes.data(); }
     [[nodiscard]] std::uint64_t id() const { return block_->id; }
     [[nodiscard]] std::uint32_t slot() const { return block_->slot; }

@@ -178,6 +178,12 @@ void Session::share_prefix(const Session& other, std::uint32_t tokens) {
     state_->position = tokens;
 }
 std::size_t Session::blocks() const { return state_->blocks.size(); }
+KvBlockRef Session::block(std::size_t index) const { return state_->blocks[index]; }
+void Session::adopt(std::size_t index, KvBlockRef block, std::uint32_t position) {
+    state_->blocks.resize(index + 1);
+    state_->blocks[index] = std::move(block);
+    state_->position = position;
+}
 void Session::cancel() { state_->cancelled.store(true); }
 void Session::clear_cancel() { state_->cancelled.store(false); }
 const Timings& Session::timings() const { return state_->timings; }

@@ -81,6 +81,11 @@ public:
     void share_prefix(const Session& other, std::uint32_t tokens);
     /// Blocks of KV cache it holds.
     [[nodiscard]] std::size_t blocks() const;
+    /// A share in one of them.
+    [[nodiscard]] KvBlockRef block(std::size_t index) const;
+    /// Puts `block`, which holds what would be computed, in the place of block `index` <= position() / 32,
+    /// and stands at `position`, which lies in or behind it: as if the tokens up to there had been computed.
+    void adopt(std::size_t index, KvBlockRef block, std::uint32_t position);
 
     /// Makes the call under way (or the next one) return kCancelled at the next layer boundary. Any thread.
     void cancel();

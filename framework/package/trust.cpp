@@ -11,7 +11,9 @@ namespace {
 constexpr std::string_view kMagic = "FLEXSEE1";
 constexpr std::size_t kHeadBytes = 24, kEntryBytes = 56;
 constexpr std::size_t kTrustFileLimit = 4096;
-static_assert(kHeadBytes + kMaxSeenPackages * kEntryBytes <= 16384);
+constexpr std::string_view kConversationsMagic = "FLEXKVS1"; // behind the entries, and 32 bytes behind it
+constexpr std::size_t kConversationsBytes = 8 + 32;
+static_assert(kHeadBytes + kMaxSeenPackages * kEntryBytes + kConversationsBytes <= 16384);
 
 void put_u64(std::vector<std::byte>& to, std::uint64_t value) {
     for (int i = 0; i < 8; ++i) to.push_back(static_cast<std::byte>(value >> (8 * i)));
@@ -45,6 +47,10 @@ std::vector<std::byte> format_record(const TrustRecord& record) {
         put_u64(content, seen.version);
         content.insert(content.end(), seen.id.begin(), seen.id.end());
     }
+    if (record.conversations) {
+        for (const char c : kConversationsMagic) content.push_back(static_cast<std::byte>(c));
+        content.insert(content.end(), record.conversations->begin(), record.conversations->end());
+    }
     return content;
 }
 
@@ -67,6 +73,11 @@ Result<TrustRecord> parse_record(crypto::Bytes content) {
         seen.version = get_u64(entry.subspan(32));
         std::ranges::copy(entry.subspan(40, 16), seen.id.begin());
         record.seen.push_back(seen);
+    }
+    const crypto::Bytes rest = content.subspan(kHeadBytes + count * kEntryBytes);
+    if (rest.size() >= kConversationsBytes &&
+        std::memcmp(rest.data(), kConversationsMagic.data(), kConversationsMagic.size()) == 0) {
+        std::ranges::copy(rest.subspan(8, 32), record.conversations.emplace().begin());
     }
     return record;
 }
@@ -130,6 +141,24 @@ Status TrustStore::admit(const Manifest& manifest) {
     FLEX_ASSIGN(auto record, parse_record(stored));
     FLEX_ASSIGN(const bool changed, package::admit(manifest, list, record));
     return changed ? port_.write_secure_store(format_record(record)) : Status();
+}
+
+Result<crypto::Secret32> TrustStore::conversations_secret() {
+    const std::lock_guard lock(mutex_);
+    FLEX_ASSIGN(const auto stored, port_.read_secure_store());
+    FLEX_ASSIGN(const auto record, parse_record(stored));
+    if (!record.conversations) return fail(ErrorCode::kNotFound, "no conversation was ever stored");
+    crypto::Secret32 secret;
+    std::ranges::copy(*record.conversations, secret.bytes().begin());
+    return secret;
+}
+
+Status TrustStore::replace_conversations_secret(const crypto::Secret32& secret) {
+    const std::lock_guard lock(mutex_);
+    FLEX_ASSIGN(const auto stored, port_.read_secure_store());
+    FLEX_ASSIGN(auto record, parse_record(stored));
+    std::ranges::copy(secret.bytes(), record.conversations.emplace().begin());
+    return port_.write_secure_store(format_record(record));
 }
 
 } // namespace flex::package

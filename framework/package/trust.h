@@ -5,6 +5,7 @@
 #pragma once
 
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "base/result.h"
@@ -26,6 +27,9 @@ struct SeenPackage {
 struct TrustRecord {
     std::uint64_t trust_serial = 0; ///< highest serial of a list of publishers seen
     std::vector<SeenPackage> seen;
+    /// What the keys of stored conversations hang on (docs/kv-store.md); a new one makes the old ones
+    /// worthless.
+    std::optional<std::array<std::byte, 32>> conversations{};
 };
 
 inline constexpr std::size_t kMaxSeenPackages = 290; ///< fits the 16 KiB of the store
@@ -48,6 +52,11 @@ public:
     /// Refuses the package, or accepts it and remembers its version. Errors: as admit(); kNotFound when the
     /// device was never told of a publisher; kIo.
     Status admit(const Manifest& manifest);
+
+    /// TrustRecord::conversations. Errors: kNotFound (there was never one), kIo, kCorrupt.
+    Result<crypto::Secret32> conversations_secret();
+    /// Replaces it: what hung on the old one cannot be opened any more.
+    Status replace_conversations_secret(const crypto::Secret32& secret);
 
 private:
     port::Port& port_;

@@ -40,7 +40,7 @@ Conversations::Source Conversations::best_source(std::span<const TokenId> prompt
 std::size_t Conversations::blocks_needed() const {
     std::size_t needed = pool_->status().in_use;
     for (const Conversation* conversation : running_) {
-        const std::size_t has = conversation->session->blocks();
+        const std::size_t has = conversation->session->blocks() + conversation->ahead.size();
         needed += conversation->reserved - std::min(conversation->reserved, has);
         // The last block may be shared, and is copied when it is written to.
         if (conversation->tokens.size() % kBlock != 0) ++needed;
@@ -48,38 +48,67 @@ std::size_t Conversations::blocks_needed() const {
     return needed;
 }
 
+/// Takes over what `source` has in common with `prompt`. mutex_ is held.
+void Conversations::use_source(Conversation& out, const Source& source, std::span<const TokenId> prompt) {
+    out.session->share_prefix(*source.conversation->session, static_cast<std::uint32_t>(source.tokens));
+    out.tokens.assign(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(source.tokens));
+    counts_.shared_tokens += source.tokens;
+    const auto idle = std::ranges::find_if(
+        idle_, [&](const auto& conversation) { return conversation.get() == source.conversation; });
+    // The next turn of a conversation takes its place; another conversation that begins alike shows that the
+    // beginning is worth keeping.
+    if (idle != idle_.end() && source.tokens == source.conversation->tokens.size()) {
+        out.name = (*idle)->name;
+        out.stored = std::move((*idle)->stored);
+        out.saved = (*idle)->saved;
+        idle_.erase(idle);
+    } else {
+        keep_prefix(*source.conversation, out.tokens);
+    }
+    ++counts_.hits;
+}
+
 Result<std::unique_ptr<Conversation>> Conversations::take(std::span<const TokenId> prompt,
-                                                          const std::string& scope, std::size_t tokens) {
-    const std::lock_guard lock(mutex_);
+                                                          const Ownership& who, std::size_t tokens) {
     auto out = std::make_unique<Conversation>();
     FLEX_ASSIGN(out->session, engine::Session::create(batch_, pool_, context_));
-    out->scope = scope;
+    FLEX_TRY(crypto::random(out->name));
+    out->scope = who.scope;
+    out->owner = who.owner;
     out->reserved = (tokens + kBlock - 1) / kBlock;
-    const Source source = best_source(prompt, scope, nullptr);
-    if (source.tokens > 0) {
-        out->session->share_prefix(*source.conversation->session, static_cast<std::uint32_t>(source.tokens));
-        out->tokens.assign(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(source.tokens));
-        counts_.shared_tokens += source.tokens;
-        const auto idle = std::ranges::find_if(
-            idle_, [&](const auto& conversation) { return conversation.get() == source.conversation; });
-        // The next turn of a conversation takes its place; another conversation that begins alike shows
-        // that the beginning is worth keeping.
-        if (idle != idle_.end() && source.tokens == source.conversation->tokens.size())
-            idle_.erase(idle);
-        else
-            keep_prefix(*source.conversation, out->tokens);
-        ++counts_.hits;
-    } else if (!scope.empty()) {
-        ++counts_.misses;
+    memory::KvFound found;
+    if (store_.store != nullptr && !who.scope.empty())
+        found = store_.store->find(binding(who.scope), prompt.first(prompt.size() - 1));
+    {
+        const std::lock_guard lock(mutex_);
+        const Source source = best_source(prompt, who.scope, nullptr);
+        if (source.tokens > 0)
+            use_source(*out, source, prompt);
+        else if (!who.scope.empty())
+            ++counts_.misses;
+        running_.push_back(out.get());
+        while (blocks_needed() > pool_->limit() && evict_locked()) {
+        }
     }
-    running_.push_back(out.get());
-    while (blocks_needed() > pool_->limit() && evict_locked()) {
+    const std::size_t before = out->tokens.size();
+    if (found.tokens < before + kBlock) return out; // less than a block is not worth reading one
+    restore(*out, found, prompt);
+    const std::lock_guard lock(mutex_);
+    counts_.shared_tokens += out->tokens.size() - before;
+    if (before == 0 && !out->tokens.empty()) {
+        ++counts_.hits;
+        --counts_.misses;
     }
     return out;
 }
 
 void Conversations::catch_up(Conversation& conversation, std::span<const TokenId> prompt) {
     const std::lock_guard lock(mutex_);
+    if (!conversation.ahead.empty()) {
+        const std::size_t had = conversation.tokens.size();
+        use_ahead(conversation, prompt);
+        counts_.shared_tokens += conversation.tokens.size() - had;
+    }
     const Source source = best_source(prompt, conversation.scope, &conversation);
     // Less than a block is not worth giving up one's own for.
     if (source.tokens < conversation.tokens.size() + kBlock) return;
@@ -113,6 +142,7 @@ void Conversations::keep_prefix(const Conversation& source, std::span<const Toke
     prefix->session->share_prefix(*source.session, static_cast<std::uint32_t>(tokens.size()));
     prefix->tokens.assign(tokens.begin(), tokens.end());
     prefix->scope = source.scope;
+    prefix->owner = source.owner;
     prefix->id = next_id_++;
     prefix->idle_since = std::chrono::steady_clock::now();
     const auto of_scope = [&](const auto& other) { return other->scope == source.scope; };
@@ -126,7 +156,9 @@ void Conversations::keep_prefix(const Conversation& source, std::span<const Toke
 void Conversations::put_back(std::unique_ptr<Conversation> conversation) {
     const std::lock_guard lock(mutex_);
     std::erase(running_, conversation.get());
-    if (conversation->scope.empty() || conversation->tokens.empty()) return;
+    conversation->ahead.clear();
+    conversation->save_failed = false;
+    if (conversation->forgotten || conversation->scope.empty() || conversation->tokens.empty()) return;
     std::erase_if(idle_, [&](const auto& other) { // those it holds all of
         return other->scope == conversation->scope &&
                in_common(other->tokens, conversation->tokens) == other->tokens.size();
@@ -177,7 +209,7 @@ std::vector<IdleConversation> Conversations::list_idle() const {
         for (const auto& idle : *kept) {
             const std::uint64_t bytes = idle->session->blocks() * pool_->layout().block_bytes();
             const std::chrono::duration<double> age = now - idle->idle_since;
-            list.push_back({idle->id, idle->tokens.size(), bytes, age.count()});
+            list.push_back({idle->id, idle->tokens.size(), idle->saved * kBlock, bytes, age.count()});
         }
     }
     return list;

@@ -34,9 +34,11 @@ engine::KvType default_kv(const engine::ModelShape& shape, std::uint32_t context
 Registry::Registry(port::Port& port, const RegistryOptions& options)
     : port_(port), options_(options), trust_(port), pool_(options.threads) {
     if (options_.npu != nullptr) npu_.emplace(*options_.npu);
+    start_store();
 }
 
 Registry::~Registry() {
+    saver_.reset();
     Taken all; // a loader at work may still look at the map, and finds it empty
     const std::lock_guard lock(mutex_);
     for (auto& [name, entry] : models_) all.models.push_back(std::move(entry.model));
@@ -127,7 +129,8 @@ Status Registry::add_kv(ServedModel& served) {
             port_, [this](std::uint64_t bytes) { return make_room(bytes); });
     }
     served.kv = std::make_shared<engine::KvPool>(layout, blocks, *served.kv_memory);
-    served.conversations = std::make_unique<Conversations>(served.batch, served.kv, served.context);
+    served.conversations = std::make_unique<Conversations>(served.batch, served.kv, served.context,
+                                                           conversation_store(served.weights->info()));
     return {};
 }
 

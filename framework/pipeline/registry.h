@@ -17,6 +17,7 @@
 #include "package/trust.h"
 #include "pipeline/conversations.h"
 #include "pipeline/fair_share.h"
+#include "pipeline/kv_saver.h"
 #include "pipeline/loaded_model.h"
 #include "pipeline/model_use.h"
 #include "pipeline/shared_npu.h"
@@ -58,6 +59,17 @@ struct RegistryOptions {
     memory::PolicyOptions policy{}; ///< what stays in memory
     /// Weights and conversations kept while no request runs; 0: all there is memory for.
     std::uint64_t cache_bytes = 0;
+    std::uint64_t stored_kv_bytes = 0;                ///< of idle conversations in the store; 0: none
+    std::chrono::milliseconds save_after{1000};       ///< of idleness, a conversation is written out
+    std::chrono::milliseconds restore_patience{3000}; ///< see ConversationStore::patience
+};
+
+/// A conversation of somebody, for him.
+struct SessionInfo {
+    memory::SessionId id{};
+    std::string model;
+    const char* state = "stored"; ///< "running", "idle" (in memory), "stored" (only in the store)
+    std::size_t tokens = 0, stored_tokens = 0;
 };
 
 struct ModelStatus {
@@ -118,6 +130,15 @@ public:
     [[nodiscard]] std::vector<ModelStatus> status() const;
     [[nodiscard]] CacheCounters counters() const;
 
+    /// What is kept of this owner's conversations (Ownership::owner), in memory and in the store.
+    [[nodiscard]] std::vector<SessionInfo> sessions(const std::string& owner) const;
+    /// Deletes them, or only one: their memory goes, their keys are destroyed. What runs goes when it ends.
+    /// Returns how many there were. Error: kIo, when the deletion could not be made lasting (then try again).
+    Result<std::size_t> delete_sessions(const std::string& owner,
+                                        const std::optional<memory::SessionId>& id = {});
+    /// Nothing: there is no store.
+    [[nodiscard]] std::optional<memory::KvStoreStatus> store_status() const;
+
 private:
     struct Entry {
         std::shared_ptr<ServedModel> model;
@@ -138,6 +159,11 @@ private:
     Result<std::shared_ptr<ServedModel>> get_or_open(const std::string& name);
     void count(const std::string& name, const LoadedModel& weights);
     void forget(Entry& entry, Taken& taken);
+
+    // registry_sessions.cpp
+    void start_store();
+    [[nodiscard]] ConversationStore conversation_store(const SourceInfo& info) const;
+    [[nodiscard]] std::vector<std::shared_ptr<ServedModel>> open_models() const;
 
     // registry_memory.cpp
     [[nodiscard]] Snapshot snapshot() const;
@@ -166,6 +192,8 @@ private:
         std::vector<std::byte> chat_form;
     };
     std::map<std::string, GgufFile> gguf_files_;
+    std::unique_ptr<memory::KvStore> kv_store_; // null: conversations are not written out
+    std::unique_ptr<KvSaver> saver_;
 };
 
 } // namespace flex::pipeline

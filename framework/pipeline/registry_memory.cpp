@@ -9,6 +9,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kAssumedPrefillRate = 100; // tokens/s, of a model that computed no prompt yet
+constexpr double kAssumedReadRate = 100e6;  // bytes/s, of a store that nothing was read from yet
 
 double seconds() { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); }
 } // namespace
@@ -29,6 +30,8 @@ struct Registry::Snapshot {
 /// mutex_ is held, so nobody comes to use a model that nobody uses.
 Registry::Snapshot Registry::snapshot() const {
     Snapshot out;
+    const auto store = store_status();
+    const double read_rate = store && store->read_bandwidth > 0 ? store->read_bandwidth : kAssumedReadRate;
     out.uses.reserve(models_.size()); // the views point into it
     out.repetition = repetition_.excess();
     for (const auto& [name, entry] : models_) {
@@ -49,8 +52,12 @@ Registry::Snapshot Registry::snapshot() const {
         out.models.push_back(model);
         const double rate = use.prefill_rate > 0 ? use.prefill_rate : kAssumedPrefillRate;
         for (const IdleConversation& idle : entry.model->conversations->list_idle()) {
-            out.sessions.push_back(
-                {idle.bytes, idle.idle_seconds, static_cast<double>(idle.tokens) / rate, false});
+            // What is in the store is read, unless computing it is faster.
+            const auto stored = static_cast<double>(idle.saved_tokens),
+                       all = static_cast<double>(idle.tokens);
+            const double read = stored / all * static_cast<double>(idle.bytes) / read_rate;
+            out.sessions.push_back({idle.bytes, idle.idle_seconds,
+                                    (all - stored) / rate + std::min(read, stored / rate), false});
             out.conversations.emplace_back(&entry, idle.id);
         }
     }

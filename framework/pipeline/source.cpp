@@ -21,7 +21,7 @@ public:
         : package_(std::move(package)), path_(store + "/" + package_->manifest().name + ".flex") {
         const package::Manifest& m = package_->manifest();
         info_ = {m.name, std::string("sealed, ") + crypto::name_of(m.cipher), m.version,
-                 m.file_bytes - m.data_offset};
+                 m.file_bytes - m.data_offset, m.id};
     }
     [[nodiscard]] const SourceInfo& info() const override { return info_; }
     [[nodiscard]] std::uint64_t claimed_version() const override { return package::version_of(path_); }
@@ -48,7 +48,7 @@ class GgufSource final : public WeightSource {
 public:
     GgufSource(port::Port& port, port::MappedFile file, std::string name, std::vector<std::byte> chat_form)
         : port_(port), file_(std::move(file)), chat_form_(std::move(chat_form)) {
-        info_ = {std::move(name), "plain GGUF", 0, file_.bytes().size()};
+        info_ = {std::move(name), "plain GGUF", 0, file_.bytes().size(), {}};
     }
     [[nodiscard]] const SourceInfo& info() const override { return info_; }
     [[nodiscard]] std::uint64_t claimed_version() const override { return info_.version; }

@@ -15,6 +15,8 @@ struct SourceInfo {
     std::string kind; ///< for people: "sealed, chacha20-poly1305", "plain GGUF"
     std::uint64_t version = 0;
     std::uint64_t bytes = 0; ///< of weights and metadata when loaded
+    /// No other package has it. All zero: what lies behind the name may change unnoticed (a plain file).
+    package::PackageId id{};
 };
 
 /// fetch() and open() may run on two threads, each on one at a time; metadata() before both.

@@ -22,6 +22,7 @@ namespace {
 constexpr std::uint64_t kFrame = FLEX_FRAME_SIZE;
 // The program sees the normal world's two file trees below these names.
 constexpr const char* kStoreFolder = "/store";
+constexpr const char* kDataFolder = "/data";
 constexpr std::uint16_t kPort = 8443;
 
 long system_call(long number, std::uint64_t a0, std::uint64_t a1 = 0, std::uint64_t a2 = 0) {
@@ -140,6 +141,7 @@ public:
     }
 
     [[nodiscard]] const std::string& store_folder() const override { return store_; }
+    [[nodiscard]] const std::string& data_folder() const override { return data_; }
     [[nodiscard]] Endpoint default_endpoint() const override { return {"0.0.0.0", kPort}; }
 
     static flex_memory_info info() {
@@ -149,7 +151,7 @@ public:
     }
 
 private:
-    std::string store_ = kStoreFolder;
+    std::string store_ = kStoreFolder, data_ = kDataFolder;
 };
 
 } // namespace

@@ -28,6 +28,12 @@ Result<File> File::open(const std::string& path) {
     return File(descriptor);
 }
 
+Result<File> File::open_to_write(const std::string& path, unsigned mode) {
+    const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, static_cast<mode_t>(mode));
+    if (descriptor < 0) return system_error("cannot write " + path);
+    return File(descriptor);
+}
+
 Result<std::uint64_t> File::size() const {
     struct stat info {};
     if (::fstat(descriptor_, &info) != 0) return system_error("cannot get a file's size");
@@ -45,6 +51,23 @@ Status File::read(std::uint64_t offset, std::span<std::byte> out) const {
         out = out.subspan(step);
         offset += step;
     }
+    return {};
+}
+
+Status File::write(std::uint64_t offset, std::span<const std::byte> content) const {
+    while (!content.empty()) {
+        const ssize_t put = ::pwrite(descriptor_, content.data(), content.size(), static_cast<off_t>(offset));
+        if (put < 0 && errno == EINTR) continue;
+        if (put <= 0) return system_error("cannot write");
+        const auto step = std::min(static_cast<std::size_t>(put), content.size());
+        content = content.subspan(step);
+        offset += step;
+    }
+    return {};
+}
+
+Status File::sync() const {
+    if (::fsync(descriptor_) != 0) return system_error("cannot sync");
     return {};
 }
 
@@ -89,13 +112,8 @@ NewFile::~NewFile() {
 }
 
 Status NewFile::write(std::uint64_t offset, std::span<const std::byte> content) {
-    while (!content.empty()) {
-        const ssize_t put = ::pwrite(file_.get(), content.data(), content.size(), static_cast<off_t>(offset));
-        if (put < 0 && errno == EINTR) continue;
-        if (put <= 0) return system_error("cannot write " + path_);
-        content = content.subspan(static_cast<std::size_t>(put));
-        offset += static_cast<std::uint64_t>(put);
-    }
+    if (const Status written = file_.write(offset, content); !written)
+        return fail(written.error().code, path_ + ": " + written.error().message);
     return {};
 }
 
@@ -106,7 +124,14 @@ Status NewFile::commit() {
     const auto slash = path_.rfind('/');
     const std::string folder = slash == std::string::npos ? "." : path_.substr(0, slash + 1);
     const File opened(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (opened.get() < 0 || ::fsync(opened.get()) != 0) return system_error("cannot sync " + folder);
+    // Not every system can sync a folder; the device's has done so with the renaming.
+    if (opened.get() < 0 || (::fsync(opened.get()) != 0 && errno != EINVAL))
+        return system_error("cannot sync " + folder);
+    return {};
+}
+
+Status remove_file(const std::string& path) {
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return system_error("cannot remove " + path);
     return {};
 }
 

@@ -26,11 +26,16 @@ public:
 
     /// Read-only. Errors: kNotFound, kIo.
     static Result<File> open(const std::string& path);
+    /// For writing; made when it is not there. Error: kIo.
+    static Result<File> open_to_write(const std::string& path, unsigned mode = 0644);
 
     [[nodiscard]] int get() const { return descriptor_; }
     Result<std::uint64_t> size() const;
     /// All of `out`, or kIo ("ends early").
     Status read(std::uint64_t offset, std::span<std::byte> out) const;
+    /// All of `content`, or kIo.
+    Status write(std::uint64_t offset, std::span<const std::byte> content) const;
+    Status sync() const; ///< to the disk
     void close();
 
 private:
@@ -78,6 +83,9 @@ private:
 };
 
 Status write_file(const std::string& path, std::span<const std::byte> content, unsigned mode = 0644);
+
+/// One that is not there is fine. Error: kIo.
+Status remove_file(const std::string& path);
 
 /// With parents; existing is fine. Error: kIo.
 Status make_folders(const std::string& path, unsigned mode = 0755);

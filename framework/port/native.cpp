@@ -30,8 +30,8 @@ std::uint64_t now_ns() {
 class NativePort final : public Port {
 public:
     NativePort(crypto::Secret32 root_key, std::string folder)
-        : root_key_(std::move(root_key)), secure_store_(folder + "/secure-store"), store_(folder + "/store") {
-    }
+        : root_key_(std::move(root_key)), secure_store_(folder + "/secure-store"), store_(folder + "/store"),
+          data_(folder + "/data") {}
 
     [[nodiscard]] bool is_protected() const override { return false; }
     [[nodiscard]] const char* name() const override { return "native (no protection)"; }
@@ -114,12 +114,13 @@ public:
     }
 
     [[nodiscard]] const std::string& store_folder() const override { return store_; }
+    [[nodiscard]] const std::string& data_folder() const override { return data_; }
     [[nodiscard]] Endpoint default_endpoint() const override { return {"127.0.0.1", kPort}; }
 
 private:
     crypto::Secret32 root_key_;
     std::string secure_store_;
-    std::string store_;
+    std::string store_, data_;
     std::mutex secure_store_mutex_;
     std::atomic<std::uint64_t> mapped_{0};
 };
@@ -146,6 +147,7 @@ Result<crypto::Secret32> root_key(const std::string& path) {
 Result<std::unique_ptr<Port>> make_native_port(const std::string& folder) {
     FLEX_TRY(make_folders(folder, 0700));
     FLEX_TRY(make_folders(folder + "/store"));
+    FLEX_TRY(make_folders(folder + "/data"));
     FLEX_ASSIGN(auto key, root_key(folder + "/root.key"));
     return std::unique_ptr<Port>(std::make_unique<NativePort>(std::move(key), folder));
 }

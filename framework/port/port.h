@@ -97,10 +97,12 @@ public:
 
     /// Where packages lie (read-only in the device).
     [[nodiscard]] virtual const std::string& store_folder() const = 0;
+    /// Where the program may write, in one folder without folders in it. Untrusted like everything outside.
+    [[nodiscard]] virtual const std::string& data_folder() const = 0;
     [[nodiscard]] virtual Endpoint default_endpoint() const = 0;
 };
 
-/// Linux: plain memory, keys and store in files under `folder` ({store,root.key,secure-store}; made when
+/// Linux: plain memory, keys and store in files under `folder` ({store,data,root.key,secure-store}; made when
 /// missing, with a new root key). Protects nothing. Error: kIo.
 Result<std::unique_ptr<Port>> make_native_port(const std::string& folder);
 

@@ -38,6 +38,7 @@ public:
     }
     port::MemoryInfo memory_info() override { return below_->memory_info(); }
     [[nodiscard]] const std::string& store_folder() const override { return below_->store_folder(); }
+    [[nodiscard]] const std::string& data_folder() const override { return below_->data_folder(); }
     [[nodiscard]] port::Endpoint default_endpoint() const override { return below_->default_endpoint(); }
 
 private:

@@ -97,7 +97,7 @@ TEST_F(ResidencyTest, idle_conversations_go_after_cold_models_and_before_hot_one
     const auto talk = [&](const std::string& name) {
         const auto model = registry_->get(name).value();
         const std::vector<TokenId> prompt{100, 101, 102};
-        auto conversation = model->conversations->take(prompt, "key", 10).value();
+        auto conversation = model->conversations->take(prompt, {"key", ""}, 10).value();
         ASSERT_TRUE(conversation->session->prefill(prompt).ok());
         conversation->tokens = prompt;
         model->conversations->put_back(std::move(conversation));
