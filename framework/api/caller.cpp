@@ -21,6 +21,12 @@ std::string Caller::scope(std::string_view model, std::uint64_t version, std::st
     return digest(*key_, {"scope", digest_, cache_key, model, std::to_string(version)});
 }
 
+std::string Caller::owner(std::string_view cache_key) const {
+    if (fresh_) return {};
+    if (!digest_.empty()) return digest(*key_, {"owner", digest_});
+    return cache_key.empty() ? std::string() : digest(*key_, {"owner by conversation", cache_key});
+}
+
 Callers::Callers() {
     // Without randomness there is no TLS either; a key of zeros would only make digests guessable to who
     // can already read this memory.
@@ -41,6 +47,7 @@ Caller Callers::fresh() const {
     std::array<std::byte, 32> name{};
     Caller caller;
     caller.key_ = &key_;
+    caller.fresh_ = true;
     if (crypto::random(name).ok()) caller.digest_ = digest(key_, {"fresh", crypto::hex(name)});
     return caller;
 }

@@ -126,8 +126,8 @@ std::size_t Generation::most_tokens() const {
 Status Generation::start() {
     if (cancelled()) return fail(ErrorCode::kCancelled, "cancelled");
     work_ = std::make_shared<Work>(options_, prompt_, model_->weights->tokenizer());
-    FLEX_ASSIGN(work_->conversation, model_->conversations->take(prompt_, {options_.scope, options_.owner},
-                                                                 most_tokens()));
+    FLEX_ASSIGN(work_->conversation,
+                model_->conversations->take(prompt_, {options_.scope, options_.owner}, most_tokens()));
     work_->prompt_done = work_->conversation->tokens.size();
     GenerationResult& result = work_->result;
     result.timings.prepare_ms = std::chrono::duration<double, std::milli>(queued_ - received_).count();

@@ -192,6 +192,28 @@ void npu_use(Page& page, const npu::Counters& npu) {
              as_number(npu.busy_ns) / kSecond);
 }
 
+void stored_conversations(Page& page, const memory::KvStoreStatus& s) {
+    page.one("stored_sessions", "gauge", "Conversations whose KV cache is in the store.",
+             as_number(s.sessions));
+    page.one("stored_kv_bytes", "gauge", "KV cache in the store.", as_number(s.bytes));
+    page.one("kv_blocks_saved_total", "counter", "Blocks written to the store.", as_number(s.saved_blocks));
+    page.one("kv_blocks_restored_total", "counter", "Blocks that came back as they were written.",
+             as_number(s.restored_blocks));
+    page.metric("kv_blocks_recomputed_total", "counter", "Blocks that did not, and were computed again.");
+    for (const memory::KvLoss loss : memory::kKvLosses)
+        page.sample(as_number(s.recomputed[static_cast<std::size_t>(loss)]),
+                    label("cause", memory::name_of(loss)));
+    page.one("kv_save_failures_total", "counter", "Times that a conversation could not be written further.",
+             as_number(s.save_failures));
+    page.one("stored_sessions_evicted_total", "counter",
+             "Conversations that went because the store was full.", as_number(s.evicted));
+    page.one("stored_sessions_deleted_total", "counter", "Conversations that their owners deleted.",
+             as_number(s.deleted));
+    page.one("kv_indexes_refused_total", "counter",
+             "At the start: the store's index was lost, changed, or older than a deletion.",
+             as_number(s.indexes_refused));
+}
+
 } // namespace
 
 bool is_operator(port::Port& port, std::string_view authorization) {
@@ -217,6 +239,7 @@ std::string format_metrics(const ServerStatus& status, const std::map<std::strin
     workflows(page, flows);
     cache(page, status.cache);
     if (status.npu) npu_use(page, *status.npu);
+    if (status.stored) stored_conversations(page, *status.stored);
     return page.take();
 }
 

@@ -535,6 +535,23 @@ std::string format_status(const ServerStatus& status) {
                {"release_ns", n.release_ns},
                {"busy_ns", n.busy_ns}};
     }
+    Json stored = nullptr;
+    if (status.stored) {
+        const memory::KvStoreStatus& s = *status.stored;
+        Json recomputed = Json::object();
+        for (const memory::KvLoss loss : memory::kKvLosses)
+            recomputed[memory::name_of(loss)] = s.recomputed[static_cast<std::size_t>(loss)];
+        stored = {{"sessions", s.sessions},
+                  {"bytes", s.bytes},
+                  {"limit", s.limit},
+                  {"saved_blocks", s.saved_blocks},
+                  {"restored_blocks", s.restored_blocks},
+                  {"recomputed_blocks", recomputed},
+                  {"save_failures", s.save_failures},
+                  {"evicted", s.evicted},
+                  {"deleted", s.deleted},
+                  {"indexes_refused", s.indexes_refused}};
+    }
     return dump({{"protection", status.protection},
                  {"protected", status.is_protected},
                  {"uptime_seconds", rounded(status.uptime_seconds)},
@@ -554,6 +571,7 @@ std::string format_status(const ServerStatus& status) {
                    {"bytes_asked", c.bytes_asked},
                    {"bytes_given_back", c.bytes_given_back}}},
                  {"npu", npu},
+                 {"stored_conversations", stored},
                  {"requests",
                   {{"busy", g.busy},
                    {"waiting", g.waiting},
@@ -561,5 +579,19 @@ std::string format_status(const ServerStatus& status) {
                    {"failed", g.failed},
                    {"cancelled", g.cancelled}}}});
 }
+
+std::string format_sessions(const std::vector<pipeline::SessionInfo>& sessions) {
+    Json list = Json::array();
+    for (const pipeline::SessionInfo& session : sessions) {
+        list.push_back({{"id", crypto::hex(session.id)},
+                        {"model", session.model},
+                        {"state", session.state},
+                        {"tokens", session.tokens},
+                        {"stored_tokens", session.stored_tokens}});
+    }
+    return dump({{"sessions", list}});
+}
+
+std::string format_deleted(std::size_t sessions) { return dump({{"deleted", sessions}}); }
 
 } // namespace flex::api

@@ -81,8 +81,13 @@ struct ServerStatus {
     std::vector<pipeline::ModelStatus> models;
     pipeline::CacheCounters cache;
     GeneratorStatus generator;
-    std::optional<npu::Counters> npu; ///< nothing: there is none
+    std::optional<npu::Counters> npu;            ///< nothing: there is none
+    std::optional<memory::KvStoreStatus> stored; ///< conversations; nothing: they are not stored
 };
 [[nodiscard]] std::string format_status(const ServerStatus& status);
+
+/// The conversations of one owner.
+[[nodiscard]] std::string format_sessions(const std::vector<pipeline::SessionInfo>& sessions);
+[[nodiscard]] std::string format_deleted(std::size_t sessions);
 
 } // namespace flex::api

@@ -51,6 +51,7 @@ Result<PreparedRequest> prepare(pipeline::Registry& models, CompletionRequest re
     request.options.max_tokens = request.max_tokens == 0 ? model->context : request.max_tokens;
     const auto& info = model->weights->info();
     request.options.scope = caller.scope(info.name, info.version, request.cache_key);
+    request.options.owner = caller.owner(request.cache_key);
     if (!request.has_seed) {
         FLEX_TRY(crypto::random(std::as_writable_bytes(std::span(&request.options.sampler.seed, 1))));
     }

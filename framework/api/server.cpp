@@ -7,6 +7,7 @@
 #include "api/metrics.h"
 #include "api/openai.h"
 #include "api/prepare.h"
+#include "api/sessions.h"
 #include "api/tls.h"
 #include "api/workflows.h"
 
@@ -29,6 +30,10 @@ GeneratorOptions generator_options(engine::NpuUse npu) {
     return {.max_running = 4, .max_waiting = 3, .max_requests = 10, .max_lanes = 4, .npu = npu};
 }
 
+Callers callers_of(port::Port& port) {
+    auto key = port.device_key(kCallerKeyLabel);
+    return key ? Callers(std::move(*key)) : Callers(); // then nobody is known again after a restart
+}
 
 /// One answer on its way to a client.
 struct Answer {
@@ -106,7 +111,7 @@ struct Server::State {
     port::Port& port;
     ServerOptions options;
     pipeline::Registry models;
-    Callers callers;
+    Callers callers = callers_of(port);
     Generator generator; // goes before the models it computes with
     Workflows workflows{models, generator, callers};
     std::unique_ptr<httplib::SSLServer> http;
@@ -167,6 +172,7 @@ void Server::State::route() {
         response.set_content(format_metrics(status(), generator.counters(), workflows.counters()),
                              "text/plain; version=0.0.4; charset=utf-8");
     });
+    route_sessions(*http, models, callers);
     http->set_error_handler([](const auto&, auto& response) {
         if (response.body.empty()) response.set_content(format_http_error(response.status), kJson);
     });
@@ -184,6 +190,7 @@ ServerStatus Server::State::status() {
     status.models = models.status();
     status.cache = models.counters();
     status.generator = generator.status();
+    status.stored = models.store_status();
     if (options.models.npu != nullptr) status.npu = options.models.npu->counters();
     return status;
 }

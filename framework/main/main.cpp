@@ -2,7 +2,7 @@
 // takes no arguments; on Linux it is the same program without protection, for development.
 //
 //   flexserved [--home FOLDER] [--address A] [--port N] [--threads N] [--context N] [--kv f32|f16|q8_0]
-//              [--cache MIB] [--npu on|off|auto] [--gguf NAME=FILE]...
+//              [--cache MIB] [--stored-kv MIB] [--npu on|off|auto] [--gguf NAME=FILE]...
 #include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -33,6 +33,8 @@ constexpr std::size_t kStackBytes = 1u << 20;
 // Each arena keeps free memory of its own, which in the device is protected memory that others lack.
 constexpr int kArenas = 2;
 constexpr int kLargeBytes = 128 << 10;
+
+constexpr std::uint64_t kStoredKvBytes = 1u << 30; // of the store, for idle conversations
 
 struct Arguments {
     std::string home;
@@ -66,6 +68,9 @@ Status set(Arguments& arguments, const std::string& name, const char* value) {
     } else if (name == "--cache") {
         FLEX_ASSIGN(const std::uint64_t mib, number(value, 1u << 24));
         arguments.server.models.cache_bytes = mib << 20;
+    } else if (name == "--stored-kv") {
+        FLEX_ASSIGN(const std::uint64_t mib, number(value, 1u << 24));
+        arguments.server.models.stored_kv_bytes = mib << 20;
     } else if (name == "--kv") {
         FLEX_ASSIGN(arguments.server.models.kv, flex::engine::kv_type(value));
     } else if (name == "--npu") {
@@ -177,6 +182,7 @@ int main(int argc, char** argv) {
     }
     Arguments arguments;
     arguments.server.models.threads = cores();
+    arguments.server.models.stored_kv_bytes = kStoredKvBytes;
     Status status;
     for (int i = 1; status && i < argc; i += 2) {
         if (std::strcmp(argv[i], "--port") == 0) arguments.endpoint_given = true;

@@ -42,6 +42,7 @@ protected:
             options.models.threads = 2;
             options.models.context = 512;
             options.models.kernels = &test::slow_kernels();
+            options.models.stored_kv_bytes = 64u << 20;
             server = Server::create(*port, options).value();
             thread = std::thread([this] { EXPECT_TRUE(server->run().ok()); });
         }
@@ -516,6 +517,36 @@ TEST_F(ServerTest, a_workflow_ends_at_its_deadline_and_with_its_client) {
     while (status()["requests"]["busy"]) std::this_thread::sleep_for(5ms);
     EXPECT_EQ(ask("/v1/flexserve/workflows", {{"workflow", small_flow()}, {"inputs", inputs}})["type"],
               "workflow.finished");
+}
+
+TEST_F(ServerTest, callers_list_and_delete_their_own_sessions_only) {
+    const auto by = [](const char* key) { return httplib::Headers{{"Prompt-Cache-Key", key}}; };
+    const auto sessions = [&](const char* key) {
+        const auto got = client()->Get("/flexserve/sessions", by(key));
+        EXPECT_EQ(got->status, 200) << got->body;
+        return Json::parse(got->body)["sessions"];
+    };
+    static_cast<void>(ask("/v1/chat/completions", chat({{"prompt_cache_key", "of-sessions"}})));
+    // It is put back to the idle after its answer has gone out.
+    while (sessions("of-sessions").size() != 1 || sessions("of-sessions")[0]["state"] == "running")
+        std::this_thread::sleep_for(5ms);
+    const Json session = sessions("of-sessions")[0];
+    EXPECT_EQ(session["model"], "demo");
+    EXPECT_GT(session["tokens"], 0);
+    EXPECT_TRUE(sessions("of-another").empty());
+    EXPECT_EQ(client()->Get("/flexserve/sessions")->status, 401);
+    EXPECT_EQ(client()->Delete("/flexserve/sessions")->status, 401);
+    const std::string path = "/flexserve/sessions/" + session["id"].get<std::string>();
+    EXPECT_EQ(client()->Delete(path)->status, 401);
+    EXPECT_EQ(client()->Delete(path, by("of-another"))->status, 404);
+    EXPECT_EQ(client()->Delete("/flexserve/sessions/" + std::string(32, 'x'), by("of-sessions"))->status,
+              404);
+    EXPECT_EQ(sessions("of-sessions").size(), 1u);
+    EXPECT_EQ(Json::parse(client()->Delete(path, by("of-sessions"))->body)["deleted"], 1);
+    EXPECT_TRUE(sessions("of-sessions").empty());
+    const Json again = ask("/v1/chat/completions", chat({{"prompt_cache_key", "of-sessions"}}));
+    EXPECT_EQ(again["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    EXPECT_GE(status()["stored_conversations"]["limit"], 1);
 }
 
 TEST_F(ServerTest, metrics_are_the_operator_s_and_well_formed) {

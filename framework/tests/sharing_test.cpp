@@ -37,6 +37,22 @@ TEST(CallerTest, who_brings_no_secret_shares_with_nobody) {
         EXPECT_EQ(callers.of(header).scope("m", 1, ""), "") << header;
 }
 
+TEST(CallerTest, an_owner_is_whoever_brings_the_same_secret_again) {
+    crypto::Secret32 key, same;
+    key.bytes()[0] = same.bytes()[0] = std::byte{7};
+    const api::Callers before(std::move(key)), after(std::move(same)), other;
+    const std::string mine = before.of("Bearer " + kKey).owner("");
+    EXPECT_FALSE(mine.empty());
+    EXPECT_EQ(after.of("Bearer " + kKey).owner("any conversation"), mine);
+    EXPECT_EQ(after.of("Bearer " + kKey).scope("m", 1, "c"), before.of("Bearer " + kKey).scope("m", 1, "c"));
+    EXPECT_NE(other.of("Bearer " + kKey).owner(""), mine);
+    EXPECT_NE(before.of("Bearer " + kKey + "2").owner(""), mine);
+    EXPECT_EQ(before.of("").owner(""), "");
+    EXPECT_EQ(before.of("Bearer none").owner("c"), before.of("").owner("c"));
+    EXPECT_NE(before.of("").owner("c"), before.of("").owner("d"));
+    EXPECT_EQ(before.fresh().owner("c"), "");
+}
+
 TEST(CallerTest, a_fresh_caller_is_nobody_else) {
     const api::Callers callers;
     const std::string one = callers.fresh().scope("m", 1, ""), two = callers.fresh().scope("m", 1, "");
