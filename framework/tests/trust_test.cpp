@@ -87,6 +87,21 @@ TEST(Trust, the_record_survives_its_store) {
     expect_refused(admit(manifest("m9", 9, 'a'), kList, read), "older");
 }
 
+TEST(Trust, the_conversations_secret_lies_behind_the_packages_and_stays_with_them) {
+    TrustRecord record;
+    for (std::size_t i = 0; i < kMaxSeenPackages; ++i)
+        ASSERT_TRUE(admit(manifest(("m" + std::to_string(i)).c_str(), 1, 'a'), kList, record).ok());
+    EXPECT_FALSE(parse_record(format_record(record)).value().conversations);
+    record.conversations.emplace().fill(std::byte{7});
+    auto content = format_record(record);
+    EXPECT_LE(content.size(), 16384u);
+    content.resize(16384, std::byte{0xff});
+    auto read = parse_record(content).value();
+    EXPECT_EQ(read.conversations, record.conversations);
+    ASSERT_TRUE(admit(manifest("m3", 2, 'a'), kList, read).ok());
+    EXPECT_EQ(parse_record(format_record(read)).value().conversations, record.conversations);
+}
+
 TEST(Trust, a_damaged_store_is_refused_rather_than_taken_as_empty) {
     TrustRecord record;
     ASSERT_TRUE(admit(manifest("m", 5, 'a'), kList, record).ok());
