@@ -8,7 +8,9 @@ namespace {
 
 using Json = nlohmann::json;
 
-void set_up(httplib::SSLClient& client, const std::filesystem::path& ca_file, std::chrono::milliseconds timeout) {
+void set_up(httplib::SSLClient& client, const std::filesystem::path& ca_file, std::chrono::milliseconds timeout,
+            const std::string& api_key) {
+    if (!api_key.empty()) client.set_bearer_token_auth(api_key);
     client.set_ca_cert_path(ca_file);
     client.enable_server_certificate_verification(true);
     client.set_connection_timeout(std::chrono::seconds(10));
@@ -91,14 +93,20 @@ private:
 
 Reply ApiClient::get(const std::string& path, std::chrono::milliseconds timeout) const {
     httplib::SSLClient client("127.0.0.1", port_);
-    set_up(client, ca_file_, timeout);
+    set_up(client, ca_file_, timeout, api_key_);
     return reply_of(client.Get(path));
 }
 
 Reply ApiClient::post(const std::string& path, const std::string& body, std::chrono::milliseconds timeout) const {
     httplib::SSLClient client("127.0.0.1", port_);
-    set_up(client, ca_file_, timeout);
+    set_up(client, ca_file_, timeout, api_key_);
     return reply_of(client.Post(path, body, "application/json"));
+}
+
+Reply ApiClient::remove(const std::string& path, std::chrono::milliseconds timeout) const {
+    httplib::SSLClient client("127.0.0.1", port_);
+    set_up(client, ca_file_, timeout, api_key_);
+    return reply_of(client.Delete(path));
 }
 
 Completion ApiClient::complete(const Query& query) const {
@@ -119,13 +127,17 @@ Completion ApiClient::complete(const Query& query) const {
     out.ok = true;
     out.body = reply.body;
     read_choice(json["choices"][0], out);
-    if (json.contains("usage")) out.prompt_tokens = json["usage"].value("prompt_tokens", 0u);
+    if (json["choices"][0].contains("logits")) out.logits = json["choices"][0]["logits"].dump();
+    if (json.contains("usage")) {
+        out.prompt_tokens = json["usage"].value("prompt_tokens", 0u);
+        out.cached_tokens = json["usage"].value(Json::json_pointer("/prompt_tokens_details/cached_tokens"), 0u);
+    }
     return out;
 }
 
 Completion ApiClient::stream(const Query& query, const std::function<bool(std::string_view)>& on_text) const {
     httplib::SSLClient client("127.0.0.1", port_);
-    set_up(client, ca_file_, query.timeout);
+    set_up(client, ca_file_, query.timeout, api_key_);
     Completion out;
     EventReader reader(out, on_text);
     httplib::Request request;

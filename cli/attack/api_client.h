@@ -38,7 +38,8 @@ struct Completion {
     std::string text;
     std::vector<std::uint32_t> tokens; ///< of the answer, without the one that ended it
     std::string finish_reason;
-    std::uint32_t prompt_tokens = 0;
+    std::uint32_t prompt_tokens = 0, cached_tokens = 0; ///< the latter: of the former, not computed again
+    std::string logits; ///< after the prompt, as the JSON has them: equal texts are equal bits; only when asked for
     std::string body; ///< the JSON as it came (not streamed answers)
 
     /// The same answer, token for token.
@@ -52,12 +53,22 @@ public:
     /// ca_file: the only certificate authority believed (PEM).
     ApiClient(std::filesystem::path ca_file, std::uint16_t port) : ca_file_(std::move(ca_file)), port_(port) {}
 
+    /// The same for a caller who brings this API key.
+    [[nodiscard]] ApiClient as(std::string api_key) const {
+        ApiClient other = *this;
+        other.api_key_ = std::move(api_key);
+        return other;
+    }
+
     [[nodiscard]] std::uint16_t port() const { return port_; }
     [[nodiscard]] const std::filesystem::path& ca_file() const { return ca_file_; }
 
     [[nodiscard]] Reply get(const std::string& path, std::chrono::milliseconds timeout = std::chrono::seconds(10)) const;
     [[nodiscard]] Reply post(const std::string& path, const std::string& body,
                              std::chrono::milliseconds timeout = std::chrono::seconds(60)) const;
+
+    /// DELETE.
+    [[nodiscard]] Reply remove(const std::string& path, std::chrono::milliseconds timeout = std::chrono::seconds(20)) const;
 
     /// Greedy (temperature 0).
     [[nodiscard]] Completion complete(const Query& query) const;
@@ -67,6 +78,7 @@ public:
 private:
     std::filesystem::path ca_file_;
     std::uint16_t port_;
+    std::string api_key_; // empty: none
 };
 
 } // namespace flex::attack

@@ -52,6 +52,7 @@ struct Attack {
 [[nodiscard]] std::vector<Attack> kernel_attacks();
 [[nodiscard]] std::vector<Attack> agent_attacks();
 [[nodiscard]] std::vector<Attack> package_attacks();
+[[nodiscard]] std::vector<Attack> kv_attacks();
 [[nodiscard]] std::vector<Attack> network_attacks();
 [[nodiscard]] std::vector<Attack> secrecy_attacks();
 [[nodiscard]] std::vector<Attack> reset_attacks();

@@ -26,7 +26,7 @@ const char* name_of(Kind kind) {
 const std::vector<Attack>& all_attacks() {
     static const std::vector<Attack> all = [] {
         std::vector<Attack> list;
-        for (const auto part : {kernel_attacks, secrecy_attacks, agent_attacks, package_attacks, network_attacks, reset_attacks})
+        for (const auto part : {kernel_attacks, secrecy_attacks, agent_attacks, package_attacks, kv_attacks, network_attacks, reset_attacks})
             for (Attack& attack : part()) list.push_back(std::move(attack));
         return list;
     }();

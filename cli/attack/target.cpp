@@ -147,6 +147,28 @@ bool Target::drop_models() {
     return false;
 }
 
+bool Target::stop_program() {
+    exec("echo stop > " + std::string(kSysfs) + "program");
+    for (const auto give_up = Clock::now() + 30s; Clock::now() < give_up; std::this_thread::sleep_for(200ms))
+        if (exec("cat " + std::string(kSysfs) + "program").starts_with("stopped")) return true;
+    return false;
+}
+
+bool Target::start_program() {
+    try {
+        exec("killall flex-agentd", 5s); // init starts another, which starts the program
+    } catch (const DeviceError&) {
+        // The connection ended with it.
+    }
+    const auto state = device_.running();
+    if (!state) return false;
+    for (const auto give_up = Clock::now() + 60s; Clock::now() < give_up; std::this_thread::sleep_for(500ms))
+        if (platform::https_healthy(state->https_port, 2s)) return true;
+    return false;
+}
+
+fs::path Target::data_folder() const { return device_.folder() / platform::files::kData; }
+
 std::optional<fs::path> demo_model_file() {
     const fs::path folder = platform::repository() / "models/demo";
     std::optional<fs::path> found;

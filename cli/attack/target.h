@@ -53,6 +53,13 @@ public:
     /// Makes the framework forget all models that nobody uses. Waits until they are gone; false when they stay.
     bool drop_models();
 
+    /// Ends the framework; nothing of it stays in memory. False: it did not end.
+    bool stop_program();
+    /// Starts it again, the agent with it, and waits until it answers; false: it does not.
+    bool start_program();
+    /// What the normal world stores for the framework (the device's /data).
+    [[nodiscard]] std::filesystem::path data_folder() const;
+
     static constexpr const char* kModel = "demo";
 
 private:

@@ -36,6 +36,8 @@ constexpr Variant kVariants[] = {
     {"tos", "shared_check", "shared-area"},       // any address is a shared area
     {"tos", "zero_on_release", "scan-reclaimed"}, // memory goes back as it is
     {"tos", "rpc_check", "alloc-malformed"},      // every answer is believed
+    {"tos", "kv_seal", "kv-read"},                // its program stores conversations in the clear
+    {"tos", "kv_seal", "kv-tamper"},              // and believes what it reads
 };
 
 DeviceUnderTest& device() {

@@ -19,15 +19,6 @@ protected:
         } catch (const platform::DeviceError&) {
         }
     }
-    static bool wait_for_program(const std::string& state) {
-        for (int i = 0; i < 75; ++i, std::this_thread::sleep_for(200ms)) {
-            try {
-                if (target().exec("cat /sys/class/misc/flexserve/program").starts_with(state)) return true;
-            } catch (const platform::DeviceError&) {
-            }
-        }
-        return false;
-    }
     static bool wait_for_health() {
         const auto state = shared_device().device().running();
         for (int i = 0; i < 60; ++i, std::this_thread::sleep_for(500ms))
@@ -60,12 +51,10 @@ TEST_F(ResilienceTest, a_killed_agent_comes_back_and_the_device_answers) {
 
 TEST_F(ResilienceTest, the_framework_ends_hands_back_all_memory_and_starts_again) {
     const std::uint64_t starts = target().stat("tos/program_starts");
-    target().exec("echo stop > /sys/class/misc/flexserve/program");
-    ASSERT_TRUE(wait_for_program("stopped"));
+    ASSERT_TRUE(target().stop_program());
     EXPECT_EQ(target().stat("monitor/frames_adopted"), 0u);
     EXPECT_EQ(target().stat("monitor/frames_shared"), 0u);
-    exec_and_lose("killall flex-agentd"); // init starts another, which starts the program
-    ASSERT_TRUE(wait_for_health());
+    ASSERT_TRUE(target().start_program());
     EXPECT_GT(target().stat("tos/program_starts"), starts);
     expect_unharmed();
 }
