@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "engine/tests/random_model.h"
+#include "memory/kv_index.h"
 #include "package/manifest.h"
 #include "package/package.h"
 #include "port/files.h"
@@ -178,6 +179,24 @@ void npu_inputs() {
     write("fuzz_npu/ring", input(fuzz::NpuMode::kRing, ring));
 }
 
+void kv_index() {
+    memory::KvIndex index{3, 9, {}};
+    write("fuzz_kv_index/empty", memory::format_index(index));
+    for (std::uint8_t i = 0; i < 2; ++i) {
+        auto session = std::make_shared<memory::StoredSession>();
+        session->id[0] = std::byte{i};
+        session->binding.layout = {static_cast<engine::KvType>(i), 2, 1, 64};
+        session->model = "demo";
+        session->tokens.resize((i + 1u) * engine::kKvBlockTokens, 7);
+        session->blocks.resize(i + 1u);
+        index.sessions.push_back(session);
+        write("fuzz_kv_index/text-" + std::to_string(i), memory::format_index(index));
+    }
+    const crypto::Secret32 zero;
+    if (const auto file = memory::seal_index(index, zero, zero, crypto::Cipher::kAes256Gcm))
+        write("fuzz_kv_index/file", *file);
+}
+
 } // namespace
 
 int main(int count, char** arguments) {
@@ -188,6 +207,7 @@ int main(int count, char** arguments) {
     folder = arguments[1];
     gguf();
     manifest();
+    kv_index();
     chat_form();
     texts();
     npu_inputs();
