@@ -252,6 +252,7 @@ void register_client(CLI::App& app) {
     register_demo(app);
     register_agent(app);
     register_top(app);
+    register_sessions(app);
     register_device_bench(app);
 }
 

@@ -23,6 +23,7 @@ void register_ask(CLI::App& app); ///< run, chat
 void register_demo(CLI::App& app);
 void register_agent(CLI::App& app);
 void register_top(CLI::App& app);
+void register_sessions(CLI::App& app);
 void register_device_bench(CLI::App& app); ///< device bench; after `device` is registered
 
 /// What a person decides about an answer.

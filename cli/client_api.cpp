@@ -225,6 +225,40 @@ std::string ApiClient::get_as_operator(const std::string& path, const std::strin
     return got->body;
 }
 
+namespace {
+
+constexpr const char* kSessions = "/flexserve/sessions";
+
+httplib::Headers headers_of(const ApiClient::Caller& caller) {
+    httplib::Headers headers;
+    if (!caller.api_key.empty()) headers.emplace("Authorization", "Bearer " + caller.api_key);
+    if (!caller.conversation.empty()) headers.emplace("Prompt-Cache-Key", caller.conversation);
+    return headers;
+}
+
+const std::string& checked(const httplib::Response& response) {
+    if (response.status == 401)
+        throw std::runtime_error("the device knows no caller by that: an API key has 32 bytes or more");
+    if (response.status != 200)
+        throw std::runtime_error(error_text(Json::parse(response.body, nullptr, false)));
+    return response.body;
+}
+
+} // namespace
+
+std::string ApiClient::sessions(const Caller& caller) {
+    const auto got = state_->client.Get(kSessions, headers_of(caller));
+    if (!got) state_->fail(got.error());
+    return checked(*got);
+}
+
+std::size_t ApiClient::delete_sessions(const Caller& caller, const std::string& id) {
+    const auto got =
+        state_->client.Delete(kSessions + (id.empty() ? id : "/" + id), headers_of(caller));
+    if (!got) state_->fail(got.error());
+    return Json::parse(checked(*got)).value("deleted", std::size_t{0});
+}
+
 Answer ApiClient::ask(const std::string& model, const std::vector<Message>& messages,
                       const AskOptions& options, const std::string& conversation,
                       const std::function<void(const std::string&)>& on_text,

@@ -60,6 +60,14 @@ public:
     /// The text of an address that wants the operator's token.
     std::string get_as_operator(const std::string& path, const std::string& token);
 
+    /// One of the caller's sessions, or all (`id` empty): the list as JSON, or how many were deleted. The caller is
+    /// known by `api_key`, else by `conversation` (prompt_cache_key of its requests).
+    struct Caller {
+        std::string api_key, conversation;
+    };
+    std::string sessions(const Caller& caller);
+    std::size_t delete_sessions(const Caller& caller, const std::string& id);
+
     std::vector<std::string> models();
     DeviceStatus status();
 

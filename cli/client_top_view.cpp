@@ -103,6 +103,20 @@ std::string request_lines(const Metrics& m) {
                       m.value("flexserve_bytes_streamed_total") / kMiB);
 }
 
+std::string store_lines(const Metrics& m) {
+    if (m.values_of("flexserve_kv_blocks_recomputed_total", "cause").empty())
+        return {}; // nothing is stored there
+    const auto again = [&](const char* cause) {
+        return m.value("flexserve_kv_blocks_recomputed_total", {{"cause", cause}});
+    };
+    return line(
+        "stored   %.0f conversations, %.1f MiB; blocks: %.0f written, %.0f read, %.0f refused, %.0f lost, "
+        "%.0f failed, %.0f slow\n",
+        m.value("flexserve_stored_sessions"), m.value("flexserve_stored_kv_bytes") / kMiB,
+        m.value("flexserve_kv_blocks_saved_total"), m.value("flexserve_kv_blocks_restored_total"),
+        again("refused"), again("lost"), again("failed"), again("slow"));
+}
+
 std::string stat(const TopSnapshot& snapshot, const char* name) {
     const auto found = snapshot.stats.find(name);
     return found == snapshot.stats.end() ? "-" : printable(found->second);
@@ -145,7 +159,7 @@ std::string render_top(const TopSnapshot& snapshot, int columns) {
                             m.value("flexserve_protected") > 0 ? "protected" : "NOT protected",
                             m.value("flexserve_uptime_seconds"));
     page += memory_lines(m, width) + "\nmodels   (stages in memory)\n" + model_lines(m, width) + "\n" +
-            request_lines(m) + device_lines(snapshot);
+            request_lines(m) + store_lines(m) + device_lines(snapshot);
     std::string out;
     for (std::size_t begin = 0;
          begin < page.size();) { // what is too long for the terminal would break the picture

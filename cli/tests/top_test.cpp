@@ -45,6 +45,20 @@ TEST(Top, shows_how_much_of_a_model_is_in_memory) {
         EXPECT_LE(page.find('\n', begin) - begin, 80u);
 }
 
+TEST(Top, shows_what_is_stored_where_something_may_be) {
+    EXPECT_EQ(render_top({Metrics::parse(kPage), true, {}}, 120).find("stored"), std::string::npos);
+    const std::string stored = R"(flexserve_stored_sessions 3
+flexserve_stored_kv_bytes 3145728
+flexserve_kv_blocks_restored_total 12
+flexserve_kv_blocks_recomputed_total{cause="lost"} 0
+flexserve_kv_blocks_recomputed_total{cause="refused"} 2
+)";
+    const std::string page = render_top({Metrics::parse(kPage + ("\n" + stored)), true, {}}, 120);
+    EXPECT_NE(page.find("stored   3 conversations, 3.0 MiB; blocks: 0 written, 12 read, 2 refused, 0 lost"),
+              std::string::npos)
+        << page;
+}
+
 TEST(Printable, text_of_a_model_cannot_command_the_terminal) {
     EXPECT_EQ(printable("a\x1b[2Jb\r\x7f\tc\n"), "a?[2Jb??\tc\n");
     EXPECT_EQ(printable("\xc2\x9b"

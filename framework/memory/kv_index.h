@@ -50,6 +50,7 @@ struct StoredSession {
     std::uint64_t saved_at = 0;  ///< seconds since 1970, for people: the normal world's clock decides nothing
     std::vector<TokenId> tokens; ///< whole blocks of them
     std::vector<StoredBlock> blocks;
+    bool loss_told = false; ///< in the log; not in the index
 };
 
 struct KvIndex {

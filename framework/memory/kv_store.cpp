@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <ctime>
 
 namespace flex::memory {
@@ -331,6 +332,7 @@ std::optional<KvLoss> KvStore::Reader::read(std::size_t index, crypto::MutableBy
     }();
     if (loss) {
         store_->note_loss(*loss, 1);
+        store_->tell_loss(*session_, *loss);
         return loss;
     }
     const std::lock_guard lock(store_->mutex_);
@@ -343,6 +345,17 @@ std::optional<KvLoss> KvStore::Reader::read(std::size_t index, crypto::MutableBy
 void KvStore::note_loss(KvLoss loss, std::size_t blocks) {
     const std::lock_guard lock(mutex_);
     counts_.recomputed[static_cast<std::size_t>(loss)] += blocks;
+}
+
+/// Once a conversation: a store that damages everything must not fill the log. The id is the normal world's,
+/// too.
+void KvStore::tell_loss(StoredSession& session, KvLoss loss) {
+    {
+        const std::lock_guard lock(mutex_);
+        if (std::exchange(session.loss_told, true)) return;
+    }
+    std::fprintf(stderr, "flexserved: stored conversation %s: %s block computed again\n",
+                 crypto::hex(session.id).c_str(), name_of(loss));
 }
 
 // ---- Owners ----

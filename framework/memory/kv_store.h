@@ -123,6 +123,7 @@ private:
     [[nodiscard]] std::string path_of(const SessionId& id) const;
     [[nodiscard]] std::uint64_t bytes_locked() const;
     std::vector<SessionId> make_room_locked(const StoredSession& session);
+    void tell_loss(StoredSession& session, KvLoss loss);
     void remove_files(const std::vector<SessionId>& ids);
 
     port::Port& port_;

@@ -190,6 +190,20 @@ TEST_F(HostileStore, a_changed_index_is_refused_and_everything_computed_again) {
     EXPECT_EQ(store().indexes_refused, 0u);
 }
 
+TEST_F(HostileStore, what_was_refused_is_said_once_a_conversation_and_without_content) {
+    const auto file = tell(said_);
+    auto blocks = blocks_of(file);
+    blocks[0][0] ^= 1;
+    blocks[2][5] ^= 1;
+    write(file, blocks);
+    testing::internal::CaptureStderr();
+    ask(said_);
+    const std::string log = testing::internal::GetCapturedStderr();
+    EXPECT_EQ(recomputed(KvLoss::kRefused), 2u);
+    EXPECT_EQ(log, "flexserved: stored conversation " + file.stem().string().substr(3) +
+                       ": refused block computed again\n");
+}
+
 TEST_F(HostileStore, a_lost_index_is_counted) {
     tell(said_);
     std::filesystem::remove(data() / "kv-index");

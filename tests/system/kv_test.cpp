@@ -69,5 +69,26 @@ TEST_F(KvTest, another_caller_neither_lists_resumes_nor_deletes_it) {
     EXPECT_EQ(target().api().get("/flexserve/sessions").status, 401);
 }
 
+TEST_F(KvTest, the_command_lists_and_deletes_the_caller_s_own) {
+    const std::string key = "FLEXSERVE_API_KEY=" + attack::make_api_key();
+    const StoredKv caller(target(), key.substr(key.find('=') + 1));
+    caller.tell(attack::make_prompt(kTurn));
+    const std::string id = caller.sessions().at(0).id;
+    const RunResult list = flexserve({"sessions"}, {key});
+    EXPECT_EQ(list.code, 0) << list.err;
+    EXPECT_NE(list.out.find(id), std::string::npos) << list.out;
+    const RunResult json = flexserve({"--json", "sessions"}, {key});
+    EXPECT_NE(json.out.find("\"id\":\"" + id + "\""), std::string::npos) << json.out;
+    expect_one_line_error(flexserve({"sessions"}), "--api-key");
+    expect_one_line_error(flexserve({"sessions", "--api-key", "short"}), "32 bytes");
+    expect_one_line_error(flexserve({"sessions", "delete"}, {key}), "--all");
+    expect_one_line_error(flexserve({"sessions", "delete", "nonsense"}, {key}), "32 letters");
+    expect_one_line_error(flexserve({"sessions", "delete", std::string(32, '0')}, {key}), "no such session");
+    const RunResult gone = flexserve({"sessions", "delete", id}, {key});
+    EXPECT_EQ(gone.code, 0) << gone.err;
+    EXPECT_TRUE(caller.sessions().empty());
+    EXPECT_EQ(flexserve({"sessions"}, {key}).out, "nothing is kept of this caller\n");
+}
+
 } // namespace
 } // namespace flex::test
