@@ -189,7 +189,9 @@ private:
             changed_.wait(lock, [&] { return stop_ || notified_; });
             if (stop_) return;
             notified_ = false;
-            while (!taken && (status_ & 4) != 0 && run_one(lock)) {
+            // A reset while the lock was free ended this life; what lies in the registers is another's.
+            const int life = resets;
+            while (life == resets && !taken && (status_ & 4) != 0 && run_one(lock)) {
             }
         }
     }
