@@ -70,6 +70,7 @@ void Generation::cancel() {
     if (running_ == nullptr) return;
     running_->cancel();
     model_->weights->give_way(); // if it waits for weights, it need not any more
+    model_->conversations->wake();
 }
 
 bool Generation::cancelled() const {
@@ -147,11 +148,20 @@ bool Generation::in_prompt() const { return work_->prompt_done < prompt_.size();
 bool Generation::waits_for(const Generation& earlier) const {
     if (options_.scope.empty() || options_.scope != earlier.options_.scope) return false;
     if (!in_prompt() || !earlier.in_prompt()) return false;
+    // What the store may never bring is waited for only by those who would be reading it themselves.
+    if (const auto& coming = earlier.work_->conversation->coming;
+        coming && work_->conversation->comes_with != coming->found.session)
+        return false;
     const auto usable = std::span(prompt_).first(prompt_.size() - 1);
     const auto common =
         static_cast<std::size_t>(std::ranges::mismatch(usable, earlier.prompt_).in1 - usable.begin()) /
         engine::kKvBlockTokens * engine::kKvBlockTokens;
     return earlier.work_->prompt_done < common && common >= work_->prompt_done + engine::kKvBlockTokens;
+}
+
+std::optional<Clock::time_point> Generation::waits_for_store() const {
+    const auto& coming = work_->conversation->coming;
+    return coming ? std::optional(coming->until) : std::nullopt;
 }
 
 /// Takes over what another of the same scope has computed of this prompt meanwhile.

@@ -140,6 +140,8 @@ private:
     Status start();
     [[nodiscard]] bool in_prompt() const;
     [[nodiscard]] bool waits_for(const Generation& earlier) const;
+    /// Until when it waits for the store at most; nothing: it does not.
+    [[nodiscard]] std::optional<std::chrono::steady_clock::time_point> waits_for_store() const;
     void catch_up();
     [[nodiscard]] engine::BatchPart next(std::size_t most);
     /// What a pass took. Nanoseconds.

@@ -92,6 +92,7 @@ Status Generator::submit(std::shared_ptr<Generation> generation) {
     ++lane.submitted;
     if (lane.in_pass) lane.model->weights->give_way(); // if it waits for weights, the new one may join it
     lane.queue.push_back(std::move(generation));
+    lane.model->conversations->wake(); // if it waits for the store
     wake_.notify_one();
     return {};
 }
@@ -195,12 +196,13 @@ bool Generator::fits(const Lane& lane, const Generation& generation) {
 }
 
 /// What each computes in a pass: a token those that answer, pieces of their prompts the others. Some may get
-/// no turn, or wait for what another of their caller computes.
+/// no turn, or wait for what another of their caller computes, or for the store. Nothing: all wait for it.
 std::vector<engine::BatchPart> Generator::parts(Lane& lane, std::vector<Shared>& owners) const {
     std::vector<Shared> computing;
     for (auto it = lane.running.begin(); it != lane.running.end(); ++it) {
         Generation& generation = **it;
         generation.catch_up();
+        if (generation.waits_for_store()) continue;
         const auto ahead = [&](const Shared& earlier) { return generation.waits_for(*earlier); };
         if (std::none_of(lane.running.begin(), it, ahead)) computing.push_back(*it);
     }
@@ -242,6 +244,7 @@ void Generator::pass(Lane& lane) {
     engine::Batch& batch = *lane.model->batch;
     std::vector<Shared> owners;
     std::vector<engine::BatchPart> parts = this->parts(lane, owners);
+    if (parts.empty()) return wait_for_store(lane);
     const auto begin = Clock::now();
     const engine::BatchTimings before = batch.timings();
     batch.use_npu(npu_use(owners));
@@ -275,6 +278,23 @@ void Generator::pass(Lane& lane) {
         else if (*done)
             end(lane, owners[i], {});
     }
+    end_cancelled(lane);
+}
+
+/// Until something came of it, somebody else came, or one left.
+void Generator::wait_for_store(Lane& lane) {
+    {
+        const std::lock_guard lock(mutex_);
+        lane.in_pass = false;
+    }
+    auto end = Clock::time_point::max();
+    for (const Shared& generation : lane.running)
+        end = std::min(end, generation->waits_for_store().value_or(end));
+    lane.model->conversations->wait_until(end);
+    end_cancelled(lane);
+}
+
+void Generator::end_cancelled(Lane& lane) {
     for (const Shared& generation : std::vector(lane.running)) {
         if (generation->cancelled()) end(lane, generation, fail(ErrorCode::kCancelled, "cancelled"));
     }

@@ -47,6 +47,8 @@ private:
     [[nodiscard]] static bool fits(const Lane& lane, const Generation& generation);
     [[nodiscard]] engine::NpuUse npu_use(const std::vector<Shared>& group) const;
     void pass(Lane& lane);
+    void wait_for_store(Lane& lane);
+    void end_cancelled(Lane& lane);
     [[nodiscard]] std::vector<engine::BatchPart> parts(Lane& lane, std::vector<Shared>& owners) const;
     void end(Lane& lane, const Shared& generation, const Status& status);
     [[nodiscard]] Lane& lane_of(const Generation& generation);

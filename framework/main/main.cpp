@@ -2,7 +2,8 @@
 // takes no arguments; on Linux it is the same program without protection, for development.
 //
 //   flexserved [--home FOLDER] [--address A] [--port N] [--threads N] [--context N] [--kv f32|f16|q8_0]
-//              [--cache MIB] [--stored-kv MIB] [--npu on|off|auto] [--gguf NAME=FILE]...
+//              [--cache MIB] [--stored-kv MIB] [--stored-kv-patience MS] [--npu on|off|auto]
+//              [--gguf NAME=FILE]...
 #include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -71,6 +72,9 @@ Status set(Arguments& arguments, const std::string& name, const char* value) {
     } else if (name == "--stored-kv") {
         FLEX_ASSIGN(const std::uint64_t mib, number(value, 1u << 24));
         arguments.server.models.stored_kv_bytes = mib << 20;
+    } else if (name == "--stored-kv-patience") {
+        FLEX_ASSIGN(const std::uint32_t ms, number(value, 3600000));
+        arguments.server.models.restore_patience = std::chrono::milliseconds(ms);
     } else if (name == "--kv") {
         FLEX_ASSIGN(arguments.server.models.kv, flex::engine::kv_type(value));
     } else if (name == "--npu") {

@@ -1,14 +1,11 @@
 #include "memory/kv_store.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <ctime>
 
 namespace flex::memory {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr std::string_view kDeviceKeyLabel = "flexserve/kv-index/v1";
 constexpr const char* kIndexFile = "/kv-index";
@@ -39,22 +36,8 @@ std::string file_name(const SessionId& id) {
 
 } // namespace
 
-const char* name_of(KvLoss loss) {
-    switch (loss) {
-    case KvLoss::kLost:
-        return "lost";
-    case KvLoss::kRefused:
-        return "refused";
-    case KvLoss::kFailed:
-        return "failed";
-    case KvLoss::kSlow:
-        return "slow";
-    }
-    return "?";
-}
-
-KvStore::KvStore(port::Port& port, package::TrustStore& trust, std::uint64_t limit)
-    : port_(port), trust_(trust), folder_(port.data_folder()), limit_(limit) {
+KvStore::KvStore(port::Port& port, package::TrustStore& trust, std::uint64_t limit, KvOpen open)
+    : port_(port), trust_(trust), folder_(port.data_folder()), limit_(limit), open_(std::move(open)) {
     counts_.limit = limit;
     load();
 }
@@ -289,73 +272,56 @@ KvFound KvStore::find(const KvBinding& binding, std::span<const TokenId> prompt)
     return best;
 }
 
-KvStore::Reader KvStore::reader(const KvFound& found) {
-    Reader reader;
-    reader.store_ = this;
-    reader.session_ = found.session;
-    {
-        const std::lock_guard lock(mutex_);
-        reader.blocks_ = found.session->blocks;
+std::unique_ptr<KvReading> KvStore::read(const KvFound& found, std::vector<KvPlace> places,
+                                         std::shared_ptr<Bell> bell) {
+    const std::vector<std::optional<KvLoss>> nothing(places.size(), KvLoss::kSlow);
+    std::unique_ptr<KvReading> reading;
+    if (*readings_ < kMaxReadings) {
+        KvReading::Request request{.open = open_,
+                                   .path = path_of(found.session->id),
+                                   .session = found.session,
+                                   .blocks = {},
+                                   .places = std::move(places),
+                                   .threads = readings_,
+                                   .bell = std::move(bell)};
+        {
+            const std::lock_guard lock(mutex_);
+            request.blocks = found.session->blocks;
+        }
+        reading = KvReading::begin(std::move(request));
     }
-    auto file = port::File::open(path_of(found.session->id));
-    if (!file) {
-        if (file.error().code != ErrorCode::kNotFound) reader.broken_ = KvLoss::kFailed;
-        return reader;
-    }
-    const auto size = file->size();
-    if (!size) {
-        reader.broken_ = KvLoss::kFailed;
-        return reader;
-    }
-    reader.size_ = *size;
-    reader.file_.emplace(std::move(*file));
-    return reader;
+    if (!reading) note_losses(*found.session, nothing);
+    return reading;
 }
 
-std::optional<KvLoss> KvStore::Reader::read(std::size_t index, crypto::MutableBytes content) {
-    const auto begin = Clock::now();
-    const std::uint64_t block_bytes = session_->binding.layout.block_bytes();
-    const auto loss = [&]() -> std::optional<KvLoss> {
-        if (!file_) return broken_;
-        if (index >= blocks_.size() || content.size() != block_bytes || size_ < (index + 1) * block_bytes)
-            return KvLoss::kLost;
-        if (!file_->read(index * block_bytes, content)) return KvLoss::kFailed;
-#ifndef FLEX_WITHOUT_KV_SEAL
-        // It lies in our memory now: what is checked is what is used.
-        const StoredBlock& block = blocks_[index];
-        auto aead = crypto::Aead::create(session_->cipher, session_->key);
-        if (!aead || !aead->open(block.nonce, block_associated_data(*session_, index, block.counter), content,
-                                 content, block.tag))
-            return KvLoss::kRefused;
-#endif
-        return {};
-    }();
-    if (loss) {
-        store_->note_loss(*loss, 1);
-        store_->tell_loss(*session_, *loss);
-        return loss;
-    }
-    const std::lock_guard lock(store_->mutex_);
-    ++store_->counts_.restored_blocks;
-    store_->counts_.restored_bytes += block_bytes;
-    store_->read_ns_ += static_cast<std::uint64_t>(std::chrono::nanoseconds(Clock::now() - begin).count());
-    return {};
-}
-
-void KvStore::note_loss(KvLoss loss, std::size_t blocks) {
+std::vector<std::optional<KvLoss>> KvStore::finish(KvReading& reading) {
+    auto losses = reading.finish();
+    note_losses(reading.session(), losses);
+    const auto came =
+        static_cast<std::uint64_t>(std::ranges::count_if(losses, [](const auto& loss) { return !loss; }));
     const std::lock_guard lock(mutex_);
-    counts_.recomputed[static_cast<std::size_t>(loss)] += blocks;
+    counts_.restored_blocks += came;
+    counts_.restored_bytes += came * reading.session().binding.layout.block_bytes();
+    read_ns_ += reading.nanoseconds();
+    return losses;
 }
 
-/// Once a conversation: a store that damages everything must not fill the log. The id is the normal world's,
-/// too.
-void KvStore::tell_loss(StoredSession& session, KvLoss loss) {
+/// Said once a conversation: a store that damages everything must not fill the log. The id is the normal
+/// world's, too.
+void KvStore::note_losses(StoredSession& session, std::span<const std::optional<KvLoss>> losses) {
+    std::optional<KvLoss> told;
     {
         const std::lock_guard lock(mutex_);
-        if (std::exchange(session.loss_told, true)) return;
+        for (const auto& loss : losses) {
+            if (!loss) continue;
+            ++counts_.recomputed[static_cast<std::size_t>(*loss)];
+            if (!std::exchange(session.loss_told, true)) told = loss;
+        }
     }
-    std::fprintf(stderr, "flexserved: stored conversation %s: %s block computed again\n",
-                 crypto::hex(session.id).c_str(), name_of(loss));
+    if (told) {
+        std::fprintf(stderr, "flexserved: stored conversation %s: %s block computed again\n",
+                     crypto::hex(session.id).c_str(), name_of(*told));
+    }
 }
 
 // ---- Owners ----

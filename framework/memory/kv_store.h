@@ -15,20 +15,11 @@
 
 #include "memory/flex_buffer.h"
 #include "memory/kv_index.h"
+#include "memory/kv_reading.h"
 #include "package/trust.h"
 #include "port/files.h"
 
 namespace flex::memory {
-
-/// Why a block had to be computed again.
-enum class KvLoss : std::uint8_t {
-    kLost,    ///< the file is gone or ends before it
-    kRefused, ///< it is not what was written: changed, swapped, replayed
-    kFailed,  ///< the store failed to read it
-    kSlow,    ///< it took longer than the patience allows
-};
-inline constexpr std::array kKvLosses{KvLoss::kLost, KvLoss::kRefused, KvLoss::kFailed, KvLoss::kSlow};
-[[nodiscard]] const char* name_of(KvLoss loss);
 
 struct KvStoreStatus {
     std::size_t sessions = 0;
@@ -59,15 +50,18 @@ struct StoredSessionInfo {
     std::uint64_t saved_at = 0;
 };
 
-/// Any thread. find(), list() and status() are quick; the others wait for the store. Never holds a lock while
-/// it reads or writes blocks.
+/// Any thread. Those that wait for the store say so; none holds a lock while it reads or writes blocks.
 class KvStore {
 public:
     /// Takes up what an earlier run left, as far as it can be believed. `port` and `trust` must outlive it.
-    /// `limit`: bytes of blocks.
-    KvStore(port::Port& port, package::TrustStore& trust, std::uint64_t limit);
+    /// `limit`: bytes of blocks. `open`: how files of blocks are read.
+    KvStore(port::Port& port, package::TrustStore& trust, std::uint64_t limit, KvOpen open = open_kv_file);
 
-    // ---- Saving: one thread at a time ----
+    /// At the same time. Each that hangs costs a thread and the memory of a block, so when this many hang
+    /// nothing is read any more until the store answers one of them.
+    static constexpr unsigned kMaxReadings = 8;
+
+    // ---- Saving: one thread at a time; waits for the store ----
 
     /// A new conversation without blocks.
     Result<std::shared_ptr<StoredSession>> begin(const SessionId& id, const KvBinding& binding,
@@ -85,31 +79,20 @@ public:
 
     /// The one that has most in common with `prompt` (whole blocks); it counts as used now.
     KvFound find(const KvBinding& binding, std::span<const TokenId> prompt);
-    /// Reads blocks of one conversation.
-    class Reader {
-    public:
-        /// `content`: [block_bytes]. On failure its content is unspecified, and the loss is counted.
-        std::optional<KvLoss> read(std::size_t block, crypto::MutableBytes content);
-
-    private:
-        friend class KvStore;
-        KvStore* store_ = nullptr;
-        std::shared_ptr<StoredSession> session_;
-        std::vector<StoredBlock> blocks_;
-        std::optional<port::File> file_;
-        std::uint64_t size_ = 0;
-        KvLoss broken_ = KvLoss::kLost; // where there is no file_
-    };
-    [[nodiscard]] Reader reader(const KvFound& found);
-    /// Blocks that were not even tried.
-    void note_loss(KvLoss loss, std::size_t blocks);
+    /// Begins to read blocks of one conversation; `bell` is rung when all have come to an end. Returns at
+    /// once. Null: it is not even tried, and the loss is counted.
+    std::unique_ptr<KvReading> read(const KvFound& found, std::vector<KvPlace> places,
+                                    std::shared_ptr<Bell> bell);
+    /// Ends it (KvReading::finish) and counts what came of it.
+    std::vector<std::optional<KvLoss>> finish(KvReading& reading);
 
     // ---- Owners ----
 
     [[nodiscard]] std::vector<StoredSessionInfo> list(const crypto::Public32& owner) const;
     /// Destroys the keys of this owner's conversations (of one, or of all): when this returns without error
     /// neither a restart nor an older copy of the store brings them back. Returns how many there were. Error:
-    /// kIo (they are gone from this run, but an older copy of the store may bring them back).
+    /// kIo (they are gone from this run, but an older copy of the store may bring them back). Waits for the
+    /// store.
     Result<std::size_t> remove(const crypto::Public32& owner, const std::optional<SessionId>& id);
 
     [[nodiscard]] KvStoreStatus status() const;
@@ -123,13 +106,15 @@ private:
     [[nodiscard]] std::string path_of(const SessionId& id) const;
     [[nodiscard]] std::uint64_t bytes_locked() const;
     std::vector<SessionId> make_room_locked(const StoredSession& session);
-    void tell_loss(StoredSession& session, KvLoss loss);
+    void note_losses(StoredSession& session, std::span<const std::optional<KvLoss>> losses);
     void remove_files(const std::vector<SessionId>& ids);
 
     port::Port& port_;
     package::TrustStore& trust_;
     const std::string folder_;
     const std::uint64_t limit_;
+    const KvOpen open_;
+    const std::shared_ptr<std::atomic<unsigned>> readings_ = std::make_shared<std::atomic<unsigned>>(0U);
     std::mutex index_mutex_;                 // one writer of the index; taken before mutex_
     std::optional<crypto::Secret32> secret_; // guarded by index_mutex_
     bool secret_due_ = false;                // too: what was deleted still hangs on the old one

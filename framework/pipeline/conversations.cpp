@@ -1,6 +1,7 @@
 #include "pipeline/conversations.h"
 
 #include <algorithm>
+#include <new>
 
 namespace flex::pipeline {
 
@@ -40,7 +41,8 @@ Conversations::Source Conversations::best_source(std::span<const TokenId> prompt
 std::size_t Conversations::blocks_needed() const {
     std::size_t needed = pool_->status().in_use;
     for (const Conversation* conversation : running_) {
-        const std::size_t has = conversation->session->blocks() + conversation->ahead.size();
+        const std::size_t has = conversation->session->blocks() + conversation->ahead.size() +
+                                (conversation->coming ? conversation->coming->blocks.size() : 0);
         needed += conversation->reserved - std::min(conversation->reserved, has);
         // The last block may be shared, and is copied when it is written to.
         if (conversation->tokens.size() % kBlock != 0) ++needed;
@@ -90,24 +92,25 @@ Result<std::unique_ptr<Conversation>> Conversations::take(std::span<const TokenI
         while (blocks_needed() > pool_->limit() && evict_locked()) {
         }
     }
-    const std::size_t before = out->tokens.size();
-    if (found.tokens < before + kBlock) return out; // less than a block is not worth reading one
-    restore(*out, found, prompt);
-    const std::lock_guard lock(mutex_);
-    counts_.shared_tokens += out->tokens.size() - before;
-    if (before == 0 && !out->tokens.empty()) {
-        ++counts_.hits;
-        --counts_.misses;
+    // Less than a block is not worth reading one.
+    if (found.tokens < out->tokens.size() + kBlock) return out;
+    try {
+        begin_restoring(*out, std::move(found));
+    } catch (const std::bad_alloc&) {
+        // Then it is computed.
     }
     return out;
 }
 
 void Conversations::catch_up(Conversation& conversation, std::span<const TokenId> prompt) {
+    const std::size_t had = conversation.tokens.size();
+    if (conversation.coming && !restore(conversation, prompt)) return;
     const std::lock_guard lock(mutex_);
-    if (!conversation.ahead.empty()) {
-        const std::size_t had = conversation.tokens.size();
-        use_ahead(conversation, prompt);
-        counts_.shared_tokens += conversation.tokens.size() - had;
+    if (!conversation.ahead.empty()) use_ahead(conversation, prompt);
+    counts_.shared_tokens += conversation.tokens.size() - had;
+    if (had == 0 && !conversation.tokens.empty()) { // take() had found nothing
+        ++counts_.hits;
+        --counts_.misses;
     }
     const Source source = best_source(prompt, conversation.scope, &conversation);
     // Less than a block is not worth giving up one's own for.
@@ -154,6 +157,12 @@ void Conversations::keep_prefix(const Conversation& source, std::span<const Toke
 }
 
 void Conversations::put_back(std::unique_ptr<Conversation> conversation) {
+    conversation->comes_with.reset();
+    auto coming = [&] {
+        const std::lock_guard lock(mutex_);
+        return std::move(conversation->coming);
+    }();
+    coming.reset(); // without the lock: it may be decrypting a block
     const std::lock_guard lock(mutex_);
     std::erase(running_, conversation.get());
     conversation->ahead.clear();

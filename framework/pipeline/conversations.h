@@ -46,6 +46,18 @@ struct Conversation {
     /// Tokens to be computed until the first of them begins; SIZE_MAX: there are none.
     [[nodiscard]] std::size_t until_ahead() const;
 
+    /// What is being read for it from the store.
+    struct Coming {
+        memory::KvFound found;
+        std::size_t first = 0;                  ///< index of the first block
+        std::vector<engine::KvBlockRef> blocks; ///< that it is read into
+        std::unique_ptr<memory::KvReading> reading;
+        std::chrono::steady_clock::time_point until; ///< longer is not waited
+    };
+    std::unique_ptr<Coming> coming; ///< null: nothing
+    /// What another of the same scope was reading when this one wanted to: it comes with that.
+    std::shared_ptr<memory::StoredSession> comes_with;
+
     std::shared_ptr<memory::StoredSession> stored; ///< null: not written out
     std::size_t saved = 0;                         ///< blocks there
     bool save_failed = false;                      ///< this turn's
@@ -84,7 +96,7 @@ struct ConversationStore {
     memory::KvStore* store = nullptr; ///< not owned; null: nowhere
     std::string model;                ///< for people
     crypto::Public32 model_digest{};  ///< KvBinding::model
-    /// Reading longer than this for one request is given up; the rest is computed.
+    /// What has not come after this is not waited for; it is computed.
     std::chrono::milliseconds patience{3000};
 };
 
@@ -98,13 +110,17 @@ public:
 
     /// A session for `prompt`, which already holds as much of its beginning (but never all) as anything of
     /// the same non-empty scope has in common with it: an idle conversation, one that runs (whole blocks), a
-    /// prefix, one in the store. What is idle goes, until the cache has room for `tokens` tokens beside what
-    /// runs.
+    /// prefix. More may come from the store (Conversation::coming). What is idle goes, until the cache has
+    /// room for `tokens` tokens beside what runs.
     Result<std::unique_ptr<Conversation>> take(std::span<const TokenId> prompt, const Ownership& who,
                                                std::size_t tokens);
     /// While its prompt is computed: takes over what another of the same scope has computed of it meanwhile,
-    /// and what came from the store behind what is computed.
+    /// and what came from the store.
     void catch_up(Conversation& conversation, std::span<const TokenId> prompt);
+    /// For a thread that waits until something comes: returns when the next part of something has, when
+    /// wake() was called since it last waited, or at `end`.
+    void wait_until(std::chrono::steady_clock::time_point end) { bell_->wait_until(end); }
+    void wake() { bell_->ring(); }
     /// Keeps it for its next turn; one without a scope is forgotten.
     void put_back(std::unique_ptr<Conversation> conversation);
 
@@ -147,7 +163,8 @@ private:
 
     // conversations_store.cpp
     [[nodiscard]] memory::KvBinding binding(const std::string& scope) const;
-    void restore(Conversation& conversation, const memory::KvFound& found, std::span<const TokenId> prompt);
+    void begin_restoring(Conversation& conversation, memory::KvFound found);
+    [[nodiscard]] bool restore(Conversation& conversation, std::span<const TokenId> prompt);
     void use_ahead(Conversation& conversation, std::span<const TokenId> prompt);
     struct Unsaved;
     [[nodiscard]] std::unique_ptr<Unsaved> next_unsaved(std::chrono::milliseconds age);
@@ -158,9 +175,10 @@ private:
     const std::shared_ptr<engine::KvPool> pool_;
     const std::uint32_t context_;
     const ConversationStore store_;
-    mutable std::mutex mutex_;           // never held while the store works
-    std::vector<Conversation*> running_; // taken, not yet put back
-    List idle_, prefixes_;               // the one unused for longest first
+    const std::shared_ptr<Bell> bell_ = std::make_shared<Bell>(); // readings may outlive all this
+    mutable std::mutex mutex_;                                    // never held while the store works
+    std::vector<Conversation*> running_;                          // taken, not yet put back
+    List idle_, prefixes_;                                        // the one unused for longest first
     ConversationsStatus counts_;
     std::uint64_t next_id_ = 0;
 };

@@ -26,45 +26,67 @@ memory::KvBinding Conversations::binding(const std::string& scope) const {
 
 // ---- Coming back ----
 
-/// Reads what `conversation` lacks of what was found. The first block that does not come back as it was
-/// written ends what it holds; those behind wait until that is computed.
-void Conversations::restore(Conversation& conversation, const memory::KvFound& found,
-                            std::span<const TokenId> prompt) {
-    const auto begin = Clock::now();
-    auto reader = store_.store->reader(found);
-    const std::size_t had = conversation.tokens.size();
-    const std::size_t end = (found.tokens + kBlock - 1) / kBlock;
-    const std::size_t block_bytes = pool_->layout().block_bytes();
-    bool whole = found.whole;
-    engine::KvBlockRef spare;
-    for (std::size_t i = had / kBlock; i < end; ++i) {
-        if (Clock::now() - begin > store_.patience) {
-            store_.store->note_loss(memory::KvLoss::kSlow, end - i);
-            whole = false;
-            break;
+/// Begins to read what `conversation` lacks of what was found. The memory is taken here, so that the thread
+/// that reads needs nothing of the model.
+void Conversations::begin_restoring(Conversation& conversation, memory::KvFound found) {
+    {
+        const std::lock_guard lock(mutex_);
+        const auto same = std::ranges::find_if(running_, [&](const Conversation* other) {
+            return other->coming && other->coming->found.session == found.session;
+        });
+        if (same != running_.end()) {
+            conversation.comes_with = std::move(found.session);
+            return;
         }
-        if (spare.empty()) {
-            auto block = pool_->take();
-            if (!block) break; // memory is short; computing it needs no more
-            spare = std::move(*block);
-        }
-        if (reader.read(i, spare.bytes().first(block_bytes))) {
-            whole = false;
-            continue;
-        }
-        const std::size_t tokens = std::min((i + 1) * kBlock, found.tokens);
-        if (i <= conversation.session->position() / kBlock)
-            conversation.session->adopt(i, std::move(spare), static_cast<std::uint32_t>(tokens));
-        else
-            conversation.ahead.emplace(i, std::move(spare));
     }
-    conversation.ahead_end = found.tokens;
+    auto coming = std::make_unique<Conversation::Coming>();
+    coming->first = conversation.tokens.size() / kBlock;
+    const std::size_t end = (found.tokens + kBlock - 1) / kBlock;
+    std::vector<memory::KvPlace> places;
+    while (coming->first + places.size() < end) {
+        auto block = pool_->take();
+        if (!block) break; // memory is short; computing it needs no more
+        places.push_back(
+            {coming->first + places.size(), block->bytes().first(pool_->layout().block_bytes())});
+        coming->blocks.push_back(std::move(*block));
+    }
+    if (places.empty()) return;
+    coming->until = Clock::now() + store_.patience;
+    coming->reading = store_.store->read(found, std::move(places), bell_);
+    if (!coming->reading) return;
+    coming->found = std::move(found);
+    const std::lock_guard lock(mutex_);
+    conversation.coming = std::move(coming);
+}
+
+/// Takes over what came from the store; false: more of it may come. The first block that did not come back as
+/// it was written ends what the conversation holds; those behind wait until that is computed.
+bool Conversations::restore(Conversation& conversation, std::span<const TokenId> prompt) {
+    Conversation::Coming& from = *conversation.coming;
+    if (!from.reading->done() && Clock::now() < from.until) return false;
+    const auto losses = store_.store->finish(*from.reading);
+    const std::size_t end = from.found.tokens;
+    bool whole = from.found.whole;
+    for (std::size_t i = 0; i < losses.size(); ++i) {
+        whole = whole && !losses[i];
+        if (losses[i]) continue;
+        const std::size_t index = from.first + i, tokens = std::min((index + 1) * kBlock, end);
+        if (index <= conversation.session->position() / kBlock)
+            conversation.session->adopt(index, std::move(from.blocks[i]), static_cast<std::uint32_t>(tokens));
+        else
+            conversation.ahead.emplace(index, std::move(from.blocks[i]));
+    }
+    conversation.ahead_end = end;
     const std::size_t has = conversation.session->position();
     conversation.tokens.assign(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(has));
-    if (!whole) return; // what was damaged is written anew, as another conversation
-    conversation.name = found.session->id;
-    conversation.stored = found.session;
-    conversation.saved = found.tokens / kBlock;
+    const std::lock_guard lock(mutex_);
+    if (whole) { // else what was damaged is written anew, as another conversation
+        conversation.name = from.found.session->id;
+        conversation.stored = from.found.session;
+        conversation.saved = end / kBlock;
+    }
+    conversation.coming.reset();
+    return true;
 }
 
 /// Goes on behind blocks that came from the store, where all in front of them is there now.
@@ -191,7 +213,10 @@ std::vector<memory::SessionId> Conversations::forget(const std::string& owner,
     {
         const std::lock_guard lock(mutex_);
         const auto meant = [&](const Conversation& conversation) {
-            return conversation.owner == owner && (name == nullptr || conversation.name == *name);
+            if (conversation.owner != owner) return false;
+            const bool comes = conversation.coming && name != nullptr && // it is about to be that one
+                               conversation.coming->found.session->id == *name;
+            return name == nullptr || conversation.name == *name || comes;
         };
         for (Conversation* running : running_) {
             if (!meant(*running)) continue;

@@ -59,9 +59,10 @@ struct RegistryOptions {
     memory::PolicyOptions policy{}; ///< what stays in memory
     /// Weights and conversations kept while no request runs; 0: all there is memory for.
     std::uint64_t cache_bytes = 0;
-    std::uint64_t stored_kv_bytes = 0;                ///< of idle conversations in the store; 0: none
-    std::chrono::milliseconds save_after{1000};       ///< of idleness, a conversation is written out
-    std::chrono::milliseconds restore_patience{3000}; ///< see ConversationStore::patience
+    std::uint64_t stored_kv_bytes = 0;                 ///< of idle conversations in the store; 0: none
+    std::chrono::milliseconds save_after{1000};        ///< of idleness, a conversation is written out
+    std::chrono::milliseconds restore_patience{3000};  ///< see ConversationStore::patience
+    memory::KvOpen open_stored = memory::open_kv_file; ///< see KvStore
 };
 
 /// A conversation of somebody, for him.

@@ -16,7 +16,8 @@ crypto::Public32 digest_of(const std::string& text) {
 
 void Registry::start_store() {
     if (options_.stored_kv_bytes == 0) return;
-    kv_store_ = std::make_unique<memory::KvStore>(port_, trust_, options_.stored_kv_bytes);
+    kv_store_ =
+        std::make_unique<memory::KvStore>(port_, trust_, options_.stored_kv_bytes, options_.open_stored);
     saver_ = std::make_unique<KvSaver>([this] { return open_models(); }, options_.save_after);
 }
 

@@ -14,6 +14,11 @@ namespace flex::pipeline {
 
 inline constexpr std::size_t kBlockTokens = engine::kKvBlockTokens;
 
+inline std::vector<TokenId> operator+(std::vector<TokenId> a, const std::vector<TokenId>& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+}
+
 /// What a request came to: bits, not only tokens.
 struct Reply {
     std::vector<TokenId> tokens;

@@ -9,11 +9,6 @@ namespace {
 
 using memory::KvLoss;
 
-std::vector<TokenId> operator+(std::vector<TokenId> a, const std::vector<TokenId>& b) {
-    a.insert(a.end(), b.begin(), b.end());
-    return a;
-}
-
 TEST_F(KvStoreTest, a_conversation_that_left_memory_goes_on_with_the_same_bits) {
     for (const engine::KvType kv : {engine::KvType::kF32, engine::KvType::kF16, engine::KvType::kQ8_0}) {
         SCOPED_TRACE(engine::name_of(kv));
