@@ -59,10 +59,7 @@ Session connect(const RunArguments& arguments) {
                                  "\" in the device's store; make one with: flexserve seal MODEL.gguf -o " +
                                  arguments.model + ".flex");
     }
-    const auto state = device.running();
-    if (!state) throw std::runtime_error("the device is not running; start it with: flexserve device up");
-    session.client =
-        std::make_unique<ApiClient>(state->https_port, (device.folder() / "device-ca.pem").string());
+    session.client = std::make_unique<ApiClient>(connect_to(device));
     session.model = arguments.model;
     session.is_protected = session.client->status().is_protected;
     return session;
@@ -216,7 +213,8 @@ void add_options(CLI::App& command, const std::shared_ptr<RunArguments>& argumen
     command.add_option("--system", ask.system, "instructions that precede the conversation");
     command.add_flag("--raw", ask.raw, "continue the text as it is, without the model's chat template");
     command.add_flag("--no-think", ask.no_thinking, "ask a model that thinks aloud to answer at once");
-    command.add_option("--npu", ask.npu, "on, off, auto (default: auto, the device's own choice)")->check(CLI::IsMember({"on", "off", "auto"}));
+    command.add_option("--npu", ask.npu, "on, off, auto (default: auto, the device's own choice)")
+        ->check(CLI::IsMember({"on", "off", "auto"}));
     command.add_flag("--native", arguments->native, "run on this machine, without protection");
     command.add_option("--context", arguments->context, "tokens of context (with --native)")
         ->needs("--native");

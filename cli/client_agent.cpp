@@ -161,11 +161,7 @@ Connection connect(bool native) {
         spdlog::warn("--native: the models and this workflow are NOT protected on this machine");
         return connection;
     }
-    const platform::Device device(platform::device_folder());
-    const auto state = device.running();
-    if (!state) throw std::runtime_error("the device is not running; start it with: flexserve device up");
-    connection.client =
-        std::make_unique<ApiClient>(state->https_port, (device.folder() / "device-ca.pem").string());
+    connection.client = std::make_unique<ApiClient>(connect_to(platform::Device(platform::device_folder())));
     return connection;
 }
 

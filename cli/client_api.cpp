@@ -6,6 +6,9 @@
 #include <stdexcept>
 #include <thread>
 
+#include "port/files.h"
+#include "port/identity.h"
+
 namespace flex::cli {
 namespace {
 
@@ -22,6 +25,12 @@ std::string error_text(const Json& body) {
     const auto error = body.find("error");
     return error != body.end() && error->is_object() ? error->value("message", "unknown error")
                                                      : "unknown error";
+}
+
+Json parsed(const std::string& body) {
+    Json json = Json::parse(body, nullptr, false);
+    if (json.is_discarded()) throw std::runtime_error("the answer is no JSON");
+    return json;
 }
 
 std::string why(httplib::Error error) {
@@ -145,7 +154,8 @@ std::string take(const Json& chunk, Answer& answer) {
 } // namespace
 
 struct ApiClient::State {
-    State(std::uint16_t p, const std::string& ca_file) : port(p), client("localhost", p) {
+    State(std::uint16_t p, const std::string& ca_file, std::string t)
+        : port(p), token(std::move(t)), client("localhost", p) {
         client.set_hostname_addr_map({{"localhost", "127.0.0.1"}}); // no name service, no IPv6 detour
         client.set_ca_cert_path(ca_file);
         client.enable_server_certificate_verification(true);
@@ -158,21 +168,58 @@ struct ApiClient::State {
     [[noreturn]] void fail(httplib::Error error) const {
         throw std::runtime_error("https://localhost:" + std::to_string(port) + ": " + why(error));
     }
-    Json get(const char* path) {
-        const auto got = client.Get(path);
+    std::string get(const char* path, const httplib::Headers& headers = {}) {
+        const auto got = client.Get(path, headers);
         if (!got) fail(got.error());
-        const Json body = Json::parse(got->body, nullptr, false);
-        if (got->status != 200 || body.is_discarded()) throw std::runtime_error(error_text(body));
-        return body;
+        if (got->status != 200) throw std::runtime_error(error_text(Json::parse(got->body, nullptr, false)));
+        return got->body;
+    }
+    std::string get_as_operator(const char* path) {
+        return get(path, {{"Authorization", "Bearer " + token}});
     }
 
     std::uint16_t port;
+    std::string token; // empty: not the operator's
     httplib::SSLClient client;
 };
 
-ApiClient::ApiClient(std::uint16_t port, const std::string& ca_file)
-    : state_(std::make_unique<State>(port, ca_file)) {}
+ApiClient::ApiClient(std::uint16_t port, const std::string& ca_file, std::string operator_token)
+    : state_(std::make_unique<State>(port, ca_file, std::move(operator_token))) {}
 ApiClient::~ApiClient() = default;
+ApiClient::ApiClient(ApiClient&&) noexcept = default;
+
+namespace {
+
+std::string token_of(crypto::Bytes root_key) {
+    auto token = port::operator_token(port::derive_from(root_key));
+    if (!token) throw std::runtime_error(token.error().message);
+    return *std::move(token);
+}
+
+} // namespace
+
+std::string operator_token(const platform::Device& device) {
+    if (!device.exists())
+        throw std::runtime_error("there is no device yet; start it with: flexserve device up");
+    const platform::RootKey root = device.root_key();
+    return token_of(std::as_bytes(std::span(root)));
+}
+
+std::string operator_token_natively(const std::string& folder) {
+    const auto root = port::read_file(folder + "/root.key", sizeof(platform::RootKey));
+    if (!root) throw std::runtime_error("nothing was served natively yet: " + root.error().message);
+    return token_of(*root);
+}
+
+ApiClient connect_to(const platform::Device& device) {
+    const auto state = device.running();
+    if (!state) throw std::runtime_error("the device is not running; start it with: flexserve device up");
+    return {state->https_port, (device.folder() / "device-ca.pem").string(), operator_token(device)};
+}
+
+ApiClient connect_natively(std::uint16_t port, const std::string& folder) {
+    return {port, folder + "/device-ca.pem", operator_token_natively(folder)};
+}
 
 bool ApiClient::stream(const std::string& path, const std::string& body,
                        const std::function<void(std::string_view)>& on_event,
@@ -218,13 +265,6 @@ bool ApiClient::stream(const std::string& path, const std::string& body,
     return true;
 }
 
-std::string ApiClient::get_as_operator(const std::string& path, const std::string& token) {
-    const auto got = state_->client.Get(path, {{"Authorization", "Bearer " + token}});
-    if (!got) state_->fail(got.error());
-    if (got->status != 200) throw std::runtime_error(error_text(Json::parse(got->body, nullptr, false)));
-    return got->body;
-}
-
 namespace {
 
 constexpr const char* kSessions = "/flexserve/sessions";
@@ -253,8 +293,7 @@ std::string ApiClient::sessions(const Caller& caller) {
 }
 
 std::size_t ApiClient::delete_sessions(const Caller& caller, const std::string& id) {
-    const auto got =
-        state_->client.Delete(kSessions + (id.empty() ? id : "/" + id), headers_of(caller));
+    const auto got = state_->client.Delete(kSessions + (id.empty() ? id : "/" + id), headers_of(caller));
     if (!got) state_->fail(got.error());
     return Json::parse(checked(*got)).value("deleted", std::size_t{0});
 }
@@ -277,12 +316,13 @@ Answer ApiClient::ask(const std::string& model, const std::vector<Message>& mess
 
 std::vector<std::string> ApiClient::models() {
     std::vector<std::string> names;
-    for (const Json& model : state_->get("/v1/models").at("data")) names.push_back(model.value("id", ""));
+    for (const Json& model : parsed(state_->get("/v1/models")).at("data"))
+        names.push_back(model.value("id", ""));
     return names;
 }
 
 DeviceStatus ApiClient::status() {
-    const Json body = state_->get("/flexserve/status");
+    const Json body = parsed(state_->get_as_operator("/flexserve/status"));
     const Json& memory = body.at("memory");
     const Json& frames = memory.at("frames");
     DeviceStatus status;
@@ -304,6 +344,8 @@ DeviceStatus ApiClient::status() {
     }
     return status;
 }
+
+std::string ApiClient::metrics() { return state_->get_as_operator("/metrics"); }
 
 std::string to_json(const Answer& answer, const std::string& model, bool is_protected) {
     return dump({{"model", model},

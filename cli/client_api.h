@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cli/client.h"
+#include "launcher/device.h"
 
 namespace flex::cli {
 
@@ -28,7 +29,7 @@ struct Answer {
     double npu_ms = 0;       ///< they took
 };
 
-/// Of GET /flexserve/status.
+/// Of GET /flexserve/status, which is the operator's.
 struct DeviceStatus {
     std::string protection;
     bool is_protected = false;
@@ -43,8 +44,10 @@ struct DeviceStatus {
 class ApiClient {
 public:
     /// `ca_file`: the only certificate authority that is believed (the device's device-ca.pem).
-    ApiClient(std::uint16_t port, const std::string& ca_file);
+    /// `operator_token`: for status() and metrics() alone; clients do without.
+    ApiClient(std::uint16_t port, const std::string& ca_file, std::string operator_token = {});
     ~ApiClient();
+    ApiClient(ApiClient&&) noexcept;
 
     /// Asks and hands out the text as it comes. `conversation`: secret name under which the device may keep
     /// what it has computed for the next question; empty: none. When `*interrupt` becomes true the answer
@@ -57,11 +60,8 @@ public:
     bool stream(const std::string& path, const std::string& body,
                 const std::function<void(std::string_view)>& on_event,
                 const std::atomic<bool>* interrupt = nullptr);
-    /// The text of an address that wants the operator's token.
-    std::string get_as_operator(const std::string& path, const std::string& token);
-
-    /// One of the caller's sessions, or all (`id` empty): the list as JSON, or how many were deleted. The caller is
-    /// known by `api_key`, else by `conversation` (prompt_cache_key of its requests).
+    /// One of the caller's sessions, or all (`id` empty): the list as JSON, or how many were deleted. The
+    /// caller is known by `api_key`, else by `conversation` (prompt_cache_key of its requests).
     struct Caller {
         std::string api_key, conversation;
     };
@@ -70,11 +70,22 @@ public:
 
     std::vector<std::string> models();
     DeviceStatus status();
+    /// Prometheus text.
+    std::string metrics();
 
 private:
     struct State;
     std::unique_ptr<State> state_;
 };
+
+/// The operator's token of a device, or of what serves natively from `folder`. Throws when that was never
+/// made.
+[[nodiscard]] std::string operator_token(const platform::Device& device);
+[[nodiscard]] std::string operator_token_natively(const std::string& folder);
+
+/// A client, with that token, of the device if it runs, or of what serves natively from `folder` at `port`.
+[[nodiscard]] ApiClient connect_to(const platform::Device& device);
+[[nodiscard]] ApiClient connect_natively(std::uint16_t port, const std::string& folder);
 
 /// An Answer as one line of JSON, for scripts.
 [[nodiscard]] std::string to_json(const Answer& answer, const std::string& model, bool is_protected);

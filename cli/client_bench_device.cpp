@@ -84,14 +84,10 @@ void BenchDevice::take_memory_back() {
     throw std::runtime_error("the framework does not let go of the model it has");
 }
 
-ApiClient BenchDevice::api() const {
-    const auto state = device_.running();
-    if (!state) throw std::runtime_error("the device ended");
-    return ApiClient(state->https_port, (device_.folder() / "device-ca.pem").string());
-}
+ApiClient BenchDevice::api() const { return connect_to(device_); }
 
 ApiClient BenchDevice::api_of_linux() const {
-    return ApiClient(normal_port_, (normal_folder() / "device-ca.pem").string());
+    return connect_natively(normal_port_, normal_folder().string());
 }
 
 fs::path BenchDevice::normal_folder() const { return device_.folder() / platform::files::kData / "normal"; }

@@ -44,7 +44,8 @@ void ensure_running(platform::Device& device) {
 
 fs::path demo_source() { return platform::repository() / "models/demo/demo.gguf"; }
 
-/// Seals the built-in model when the store has none, an older one than the repository, or one of another format.
+/// Seals the built-in model when the store has none, an older one than the repository, or one of another
+/// format.
 void ensure_sealed(const platform::Device& device) {
     const fs::path source = demo_source();
     const fs::path package = device.folder() / "store" / (std::string(kModel) + ".flex");
@@ -112,9 +113,7 @@ void demo(const std::string& question) {
     platform::Device device(platform::device_folder());
     ensure_running(device);
     ensure_sealed(device);
-    const auto state = device.running();
-    if (!state) throw std::runtime_error("the device ended; see: flexserve device logs");
-    ApiClient client(state->https_port, (device.folder() / "device-ca.pem").string());
+    ApiClient client = connect_to(device);
     const DeviceStatus before = client.status();
     AskOptions options;
     options.temperature = 0;

@@ -2,9 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <stdexcept>
-
-#include "api/metrics.h"
 
 namespace flex::cli {
 namespace {
@@ -76,13 +73,6 @@ std::vector<std::string> Metrics::values_of(std::string_view name, std::string_v
             out.push_back(found->second);
     }
     return out;
-}
-
-std::string operator_token(crypto::Bytes root_key) {
-    std::array<std::byte, 32> key{};
-    if (!crypto::hmac_sha256(root_key, crypto::bytes_of(api::kOperatorKeyLabel), key))
-        throw std::runtime_error("the operator's token cannot be derived");
-    return crypto::hex(key);
 }
 
 } // namespace flex::cli

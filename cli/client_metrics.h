@@ -1,4 +1,4 @@
-// What the device's /metrics tells, and the token that opens it.
+// What the device's /metrics tells.
 #pragma once
 
 #include <map>
@@ -6,8 +6,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "base/crypto.h"
 
 namespace flex::cli {
 
@@ -33,8 +31,5 @@ public:
 private:
     std::vector<Sample> samples_;
 };
-
-/// What the server derives, too (api/metrics.h): HMAC-SHA256(root key, label) in hexadecimal. Throws.
-[[nodiscard]] std::string operator_token(crypto::Bytes root_key);
 
 } // namespace flex::cli

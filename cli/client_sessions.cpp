@@ -30,11 +30,8 @@ ApiClient connect(const SessionsArguments& arguments) {
     if (arguments.caller.api_key.empty() && arguments.caller.conversation.empty())
         throw std::runtime_error("whose? give --api-key (or FLEXSERVE_API_KEY), or --conversation");
     if (arguments.native)
-        return ApiClient(static_cast<std::uint16_t>(arguments.port), native_folder() + "/device-ca.pem");
-    const platform::Device device(platform::device_folder());
-    const auto state = device.running();
-    if (!state) throw std::runtime_error("the device is not running; start it with: flexserve device up");
-    return ApiClient(state->https_port, (device.folder() / "device-ca.pem").string());
+        return connect_natively(static_cast<std::uint16_t>(arguments.port), native_folder());
+    return connect_to(platform::Device(platform::device_folder()));
 }
 
 void list(const SessionsArguments& arguments) {

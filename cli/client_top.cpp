@@ -18,7 +18,6 @@
 #include "cli/client_top_view.h"
 #include "cli/output.h"
 #include "launcher/device.h"
-#include "port/files.h"
 
 namespace flex::cli {
 namespace fs = std::filesystem;
@@ -27,6 +26,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kMaxColumns = 160;
+constexpr int kNativePort = 8443; // flexserved's own default
 // What Linux' module tells of the monitor (linux/README.md); one shell command for all, since each costs the
 // device some.
 constexpr const char* kReadStats =
@@ -44,40 +44,26 @@ class Source {
 public:
     explicit Source(const TopArguments& arguments) {
         if (arguments.native) {
-            constexpr int kNativePort = 8443; // flexserved's own default
-            const auto root = port::read_file(native_folder() + "/root.key", 32);
-            if (!root) throw std::runtime_error("nothing was served natively yet: " + root.error().message);
-            token_ = operator_token(*root);
-            const int at = arguments.port != 0 ? arguments.port : kNativePort;
-            client_ = std::make_unique<ApiClient>(static_cast<std::uint16_t>(at),
-                                                  native_folder() + "/device-ca.pem");
+            const int port = arguments.port != 0 ? arguments.port : kNativePort;
+            client_ = std::make_unique<ApiClient>(
+                connect_natively(static_cast<std::uint16_t>(port), native_folder()));
             return;
         }
         device_ = std::make_unique<platform::Device>(platform::device_folder());
-        if (!device_->exists())
-            throw std::runtime_error("there is no device yet; start it with: flexserve device up");
-        const platform::RootKey root = device_->root_key();
-        token_ = operator_token(std::as_bytes(std::span(root)));
-        if (arguments.token) return;
-        const auto state = device_->running();
-        if (!state) throw std::runtime_error("the device is not running; start it with: flexserve device up");
-        client_ =
-            std::make_unique<ApiClient>(state->https_port, (device_->folder() / "device-ca.pem").string());
+        client_ = std::make_unique<ApiClient>(connect_to(*device_));
     }
     TopSnapshot look() {
         TopSnapshot out;
-        out.metrics = Metrics::parse(client_->get_as_operator("/metrics", token_));
+        out.metrics = Metrics::parse(client_->metrics());
         out.has_stats = device_ != nullptr;
         if (device_)
             out.stats = parse_stats(device_->exec_text(kReadStats, nullptr, std::chrono::seconds(10)));
         return out;
     }
-    [[nodiscard]] const std::string& token() const { return token_; }
 
 private:
     std::unique_ptr<platform::Device> device_; // null: native
     std::unique_ptr<ApiClient> client_;
-    std::string token_;
 };
 
 Json to_json(const TopSnapshot& snapshot) {
@@ -151,11 +137,14 @@ void watch(Source& source, double interval) {
 }
 
 void top(const TopArguments& arguments) {
-    Source source(arguments);
     if (arguments.token) {
-        std::printf("%s\n", source.token().c_str());
+        const std::string token = arguments.native
+                                      ? operator_token_natively(native_folder())
+                                      : operator_token(platform::Device(platform::device_folder()));
+        std::printf("%s\n", token.c_str());
         return;
     }
+    Source source(arguments);
     if (!json_wanted() && !arguments.once && ::isatty(STDOUT_FILENO))
         return watch(source, arguments.interval);
     const InterruptGuard guard;

@@ -9,8 +9,9 @@ namespace {
 using Json = nlohmann::json;
 
 void set_up(httplib::SSLClient& client, const std::filesystem::path& ca_file, std::chrono::milliseconds timeout,
-            const std::string& api_key) {
+            const std::string& api_key, const std::string& operator_token) {
     if (!api_key.empty()) client.set_bearer_token_auth(api_key);
+    if (!operator_token.empty()) client.set_default_headers({{"Flexserve-Operator", operator_token}});
     client.set_ca_cert_path(ca_file);
     client.enable_server_certificate_verification(true);
     client.set_connection_timeout(std::chrono::seconds(10));
@@ -93,19 +94,19 @@ private:
 
 Reply ApiClient::get(const std::string& path, std::chrono::milliseconds timeout) const {
     httplib::SSLClient client("127.0.0.1", port_);
-    set_up(client, ca_file_, timeout, api_key_);
+    set_up(client, ca_file_, timeout, api_key_, operator_token_);
     return reply_of(client.Get(path));
 }
 
 Reply ApiClient::post(const std::string& path, const std::string& body, std::chrono::milliseconds timeout) const {
     httplib::SSLClient client("127.0.0.1", port_);
-    set_up(client, ca_file_, timeout, api_key_);
+    set_up(client, ca_file_, timeout, api_key_, operator_token_);
     return reply_of(client.Post(path, body, "application/json"));
 }
 
 Reply ApiClient::remove(const std::string& path, std::chrono::milliseconds timeout) const {
     httplib::SSLClient client("127.0.0.1", port_);
-    set_up(client, ca_file_, timeout, api_key_);
+    set_up(client, ca_file_, timeout, api_key_, operator_token_);
     return reply_of(client.Delete(path));
 }
 
@@ -137,7 +138,7 @@ Completion ApiClient::complete(const Query& query) const {
 
 Completion ApiClient::stream(const Query& query, const std::function<bool(std::string_view)>& on_text) const {
     httplib::SSLClient client("127.0.0.1", port_);
-    set_up(client, ca_file_, query.timeout, api_key_);
+    set_up(client, ca_file_, query.timeout, api_key_, operator_token_);
     Completion out;
     EventReader reader(out, on_text);
     httplib::Request request;

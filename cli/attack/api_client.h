@@ -59,6 +59,12 @@ public:
         other.api_key_ = std::move(api_key);
         return other;
     }
+    /// The same with the operator's token besides (framework/api/operator.h).
+    [[nodiscard]] ApiClient as_operator(std::string token) const {
+        ApiClient other = *this;
+        other.operator_token_ = std::move(token);
+        return other;
+    }
 
     [[nodiscard]] std::uint16_t port() const { return port_; }
     [[nodiscard]] const std::filesystem::path& ca_file() const { return ca_file_; }
@@ -78,7 +84,7 @@ public:
 private:
     std::filesystem::path ca_file_;
     std::uint16_t port_;
-    std::string api_key_; // empty: none
+    std::string api_key_, operator_token_; // empty: none
 };
 
 } // namespace flex::attack

@@ -83,11 +83,11 @@ StoredKv::~StoredKv() {
 }
 
 Completion StoredKv::ask(const std::vector<std::uint32_t>& prompt) const {
-    return checked(target_.api().as(api_key_).complete(query_of(prompt)));
+    return checked(target_.operator_api().as(api_key_).complete(query_of(prompt)));
 }
 
 Completion StoredKv::ask_anew(const Target& target, const std::vector<std::uint32_t>& prompt) {
-    return checked(target.api().complete(query_of(prompt)));
+    return checked(target.operator_api().complete(query_of(prompt)));
 }
 
 fs::path StoredKv::tell(const std::vector<std::uint32_t>& prompt) const {
@@ -120,7 +120,7 @@ int StoredKv::remove(const std::string& id) const {
 
 KvCounts kv_counts(const Target& target) {
     const Json stored =
-        parsed(target.api().get("/flexserve/status"), "no status").value("stored_conversations", Json());
+        parsed(target.operator_api().get("/flexserve/status"), "no status").value("stored_conversations", Json());
     if (!stored.is_object()) throw DeviceError("the device stores no conversations");
     KvCounts counts{stored.value("restored_blocks", std::uint64_t{0}), 0,
                     stored.value("indexes_refused", std::uint64_t{0})};

@@ -43,6 +43,13 @@ ApiClient Target::api() const {
     return {device_.folder() / "device-ca.pem", state->https_port};
 }
 
+ApiClient Target::operator_api() const {
+    const platform::RootKey root = device_.root_key();
+    auto token = port::operator_token(port::derive_from(std::as_bytes(std::span(root))));
+    if (!token) throw DeviceError(token.error().message);
+    return api().as_operator(*std::move(token));
+}
+
 bool Target::has_attack_devices() const {
     const auto state = device_.running();
     return state && state->attack_devices;
@@ -140,7 +147,7 @@ void Target::remove_package(const std::string& name) { fs::remove(package_file(n
 
 bool Target::drop_models() {
     for (const auto give_up = Clock::now() + 10s; Clock::now() < give_up; std::this_thread::sleep_for(200ms)) {
-        const Reply status = api().get("/flexserve/status");
+        const Reply status = operator_api().get("/flexserve/status");
         if (status.status == 200 && status.body.find("\"models\":[]") != std::string::npos) return true;
         exec("cat " + std::string(kSysfs) + "lent_bytes > " + kSysfs + "reclaim");
     }

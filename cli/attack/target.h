@@ -21,7 +21,8 @@ public:
 
     [[nodiscard]] platform::Device& device() { return device_; }
     [[nodiscard]] const std::filesystem::path& model_file() const { return model_file_; }
-    [[nodiscard]] ApiClient api() const;
+    [[nodiscard]] ApiClient api() const; ///< a client like any other
+    [[nodiscard]] ApiClient operator_api() const;
     [[nodiscard]] bool has_attack_devices() const;
 
     /// Seals the model for the device if it has it not, and asks for the answer that every later one is compared with.

@@ -216,17 +216,6 @@ void stored_conversations(Page& page, const memory::KvStoreStatus& s) {
 
 } // namespace
 
-bool is_operator(port::Port& port, std::string_view authorization) {
-    constexpr std::string_view kScheme = "Bearer ";
-    const auto key = port.device_key(kOperatorKeyLabel);
-    if (!key || !authorization.starts_with(kScheme)) return false;
-    std::string token = crypto::hex(key->bytes());
-    const bool equal = crypto::equal_constant_time(crypto::bytes_of(token),
-                                                   crypto::bytes_of(authorization.substr(kScheme.size())));
-    crypto::wipe(std::as_writable_bytes(std::span(token)));
-    return equal;
-}
-
 std::string format_metrics(const ServerStatus& status, const std::map<std::string, ModelCounters>& counters,
                            const FlowCounters& flows) {
     Page page;

@@ -361,6 +361,7 @@ Json error_json(const std::string& message, const char* type, const char* code) 
 Json error_json(const Error& error) {
     switch (error.code) {
     case ErrorCode::kInvalidArgument:
+    case ErrorCode::kForbidden:
         return error_json(error.message, "invalid_request_error", nullptr);
     case ErrorCode::kContextFull:
         return error_json(error.message, "invalid_request_error", "context_length_exceeded");
@@ -485,6 +486,8 @@ int http_status(ErrorCode code) {
     case ErrorCode::kInvalidArgument:
     case ErrorCode::kContextFull:
         return 400;
+    case ErrorCode::kForbidden:
+        return 403;
     case ErrorCode::kNotFound:
         return 404;
     case ErrorCode::kBusy:

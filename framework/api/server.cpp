@@ -6,6 +6,7 @@
 #include "api/http.h"
 #include "api/metrics.h"
 #include "api/openai.h"
+#include "api/operator.h"
 #include "api/prepare.h"
 #include "api/sessions.h"
 #include "api/tls.h"
@@ -105,6 +106,7 @@ struct Server::State {
 
     void complete(Endpoint endpoint, const httplib::Request& request, httplib::Response& response);
     void route();
+    [[nodiscard]] bool from_operator(const httplib::Request& request);
     [[nodiscard]] ServerStatus status();
     void keep_memory();
 
@@ -126,6 +128,11 @@ void Server::State::complete(Endpoint endpoint, const httplib::Request& request,
     const auto received = Clock::now();
     auto parsed = parse_request(endpoint, request.body);
     if (!parsed) return send_error(response, parsed.error());
+    // All logits of a prompt are more of a model than any answer: enough of them are its last matrix.
+    if (parsed->options.keep_logits && !from_operator(request))
+        return send_error(response, fail(ErrorCode::kForbidden,
+                                         std::string("return_logits is for the operator, who sends ") +
+                                             kOperatorHeader + "; flexserve top --token prints the token"));
     auto prepared =
         prepare(models, std::move(*parsed), callers.of(request.get_header_value("Authorization")), received);
     if (!prepared) return send_error(response, prepared.error());
@@ -146,7 +153,19 @@ void Server::State::complete(Endpoint endpoint, const httplib::Request& request,
                                           });
 }
 
+bool Server::State::from_operator(const httplib::Request& request) {
+    return is_operator(port, request.get_header_value("Authorization"),
+                       request.get_header_value(kOperatorHeader));
+}
+
 void Server::State::route() {
+    const auto get_as_operator = [this](const char* path, auto content) {
+        http->Get(path, [this, content](const auto& request, auto& response) {
+            if (from_operator(request)) return content(response);
+            response.status = 401;
+            response.set_header("WWW-Authenticate", "Bearer");
+        });
+    };
     http->Post("/v1/chat/completions",
                [this](const auto& request, auto& response) { complete(Endpoint::kChat, request, response); });
     http->Post("/v1/completions", [this](const auto& request, auto& response) {
@@ -161,14 +180,9 @@ void Server::State::route() {
     });
     http->Get("/health",
               [](const auto&, auto& response) { response.set_content(R"({"status":"ok"})", kJson); });
-    http->Get("/flexserve/status",
-              [this](const auto&, auto& response) { response.set_content(format_status(status()), kJson); });
-    http->Get("/metrics", [this](const auto& request, auto& response) {
-        if (!is_operator(port, request.get_header_value("Authorization"))) {
-            response.status = 401;
-            response.set_header("WWW-Authenticate", "Bearer");
-            return;
-        }
+    get_as_operator("/flexserve/status",
+                    [this](auto& response) { response.set_content(format_status(status()), kJson); });
+    get_as_operator("/metrics", [this](auto& response) {
         response.set_content(format_metrics(status(), generator.counters(), workflows.counters()),
                              "text/plain; version=0.0.4; charset=utf-8");
     });

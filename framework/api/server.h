@@ -1,7 +1,7 @@
 // The HTTPS server: TLS ends here, next to the model.
 //
 //   POST /v1/chat/completions, /v1/completions, /v1/flexserve/workflows
-//   GET  /v1/models, /health, /flexserve/status; /metrics for the operator
+//   GET  /v1/models, /health; /flexserve/status, /metrics for the operator
 //   GET, DELETE /flexserve/sessions; DELETE /flexserve/sessions/ID: the caller's own conversations
 #pragma once
 

@@ -20,6 +20,7 @@ enum class ErrorCode : std::uint8_t {
     kContextFull,     ///< more tokens than the context holds
     kCancelled,       ///< somebody asked to stop
     kIo,              ///< storage or stream failed
+    kForbidden,       ///< well-formed, but not for this caller (HTTP 403)
     kBusy,            ///< a limit of concurrent use is reached; later can work
     kInternal,        ///< a broken promise inside the program
 };

@@ -73,6 +73,11 @@ DeriveKey derive_from(crypto::Bytes root_key) {
     };
 }
 
+Result<std::string> operator_token(const DeriveKey& derive) {
+    FLEX_ASSIGN(const auto key, derive(kOperatorKeyLabel));
+    return crypto::hex(key.bytes());
+}
+
 Result<std::string> ca_certificate_pem(const crypto::Secret32& ca_key) {
     FLEX_ASSIGN(const auto public_key, crypto::ed25519_public(ca_key));
     const std::unique_ptr<EVP_PKEY, Free> key(EVP_PKEY_new_raw_private_key(

@@ -4,6 +4,7 @@
 //   X25519 key   sealed packages wrap their content key to it         label "flexserve/package-x25519/v1"
 //   Ed25519 key  signs the certificate of the device's HTTPS server   label "flexserve/tls-ca-ed25519/v1"
 //   MAC key      authenticates the list of trusted publishers         label "flexserve/trust-hmac/v1"
+//   token        who knows it operates the device (api/operator.h)    label "flexserve/operator/v1"
 #pragma once
 
 #include <functional>
@@ -19,10 +20,15 @@ namespace flex::port {
 inline constexpr std::string_view kPackageKeyLabel = "flexserve/package-x25519/v1";
 inline constexpr std::string_view kTlsCaKeyLabel = "flexserve/tls-ca-ed25519/v1";
 inline constexpr std::string_view kTrustKeyLabel = "flexserve/trust-hmac/v1";
+inline constexpr std::string_view kOperatorKeyLabel = "flexserve/operator/v1";
 
 /// HMAC-SHA256(root key, label): Port::device_key in the device, plain HMAC at provisioning.
 using DeriveKey = std::function<Result<crypto::Secret32>(std::string_view label)>;
 DeriveKey derive_from(crypto::Bytes root_key); // copies nothing: root_key must outlive the result
+
+/// The operator's token: 64 hexadecimal digits. Who has the device's flash can compute it; its clients
+/// cannot.
+Result<std::string> operator_token(const DeriveKey& derive);
 
 /// The device's CA certificate as PEM: self-signed Ed25519, the same bytes every time.
 Result<std::string> ca_certificate_pem(const crypto::Secret32& ca_key);

@@ -306,6 +306,7 @@ TEST(OpenAi, errors_have_the_api_s_shape_and_status) {
     const std::pair<ErrorCode, int> statuses[] = {
         {ErrorCode::kInvalidArgument, 400}, {ErrorCode::kContextFull, 400},
         {ErrorCode::kNotFound, 404},        {ErrorCode::kBusy, 503},
+        {ErrorCode::kForbidden, 403},
         {ErrorCode::kOutOfMemory, 503},     {ErrorCode::kAuthentication, 500}};
     for (const auto& [code, status] : statuses) {
         EXPECT_EQ(http_status(code), status);

@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "api/caller.h"
-#include "api/metrics.h"
+#include "api/operator.h"
 #include "fakes.h"
 #include "package/chat_compiler.h"
 #include "package/seal.h"
@@ -91,7 +91,13 @@ protected:
         body.update(extra);
         return body;
     }
-    static Json status() { return Json::parse(client()->Get("/flexserve/status")->body); }
+    static std::string operator_token() {
+        return port::operator_token([](std::string_view label) { return world_->port->device_key(label); })
+            .value();
+    }
+    static Json status() {
+        return Json::parse(client()->Get("/flexserve/status", {{kOperatorHeader, operator_token()}})->body);
+    }
 
     static constexpr int kLongAnswer = 200;
     static Json long_answer();
@@ -549,19 +555,48 @@ TEST_F(ServerTest, callers_list_and_delete_their_own_sessions_only) {
     EXPECT_GE(status()["stored_conversations"]["limit"], 1);
 }
 
-TEST_F(ServerTest, metrics_are_the_operator_s_and_well_formed) {
-    static_cast<void>(ask("/v1/chat/completions", chat({{"prompt_cache_key", "a-secret-of-metrics"}})));
-    const auto get = [&](const std::string& token) {
-        return client()->Get("/metrics", {{"Authorization", "Bearer " + token}});
-    };
-    for (const std::string& wrong : {std::string(), std::string("x"), std::string(64, '0')}) {
-        const auto refused = get(wrong);
-        ASSERT_TRUE(refused);
-        EXPECT_EQ(refused->status, 401) << wrong;
-        EXPECT_EQ(refused->body.find("flexserve_"), std::string::npos);
+TEST_F(ServerTest, what_tells_of_other_callers_is_the_operator_s) {
+    const std::string token = operator_token();
+    for (const char* path : {"/metrics", "/flexserve/status"}) {
+        for (const std::string& wrong :
+             {std::string(), std::string("x"), std::string(64, '0'), token + "0"}) {
+            for (const httplib::Headers& headers : {httplib::Headers{{"Authorization", "Bearer " + wrong}},
+                                                    httplib::Headers{{kOperatorHeader, wrong}}}) {
+                const auto refused = client()->Get(path, headers);
+                ASSERT_TRUE(refused);
+                EXPECT_EQ(refused->status, 401) << path << " " << wrong;
+                EXPECT_EQ(refused->body.find("models"), std::string::npos) << refused->body;
+                EXPECT_EQ(refused->body.find("flexserve_"), std::string::npos) << refused->body;
+            }
+        }
+        EXPECT_EQ(client()->Get(path, {{"Authorization", token}})->status, 401) << "no scheme, no token";
+        EXPECT_EQ(client()->Get(path, {{"Authorization", "Bearer " + token}})->status, 200);
+        EXPECT_EQ(client()->Get(path, {{kOperatorHeader, token}})->status, 200);
     }
-    const std::string token = crypto::hex(world_->port->device_key(kOperatorKeyLabel).value().bytes());
-    const auto got = get(token);
+}
+
+TEST_F(ServerTest, all_logits_are_the_operator_s) {
+    const Json request = chat({{"return_logits", true}, {"max_tokens", 1}});
+    const auto ask_with = [&](const httplib::Headers& headers) {
+        return client()->Post("/v1/chat/completions", headers, request.dump(), "application/json");
+    };
+    for (const httplib::Headers& headers :
+         {httplib::Headers{}, httplib::Headers{{kOperatorHeader, std::string(64, '0')}}}) {
+        const auto refused = ask_with(headers);
+        ASSERT_TRUE(refused);
+        EXPECT_EQ(refused->status, 403);
+        EXPECT_EQ(refused->body.find("logits\":["), std::string::npos);
+    }
+    const auto got = ask_with({{kOperatorHeader, operator_token()}});
+    ASSERT_TRUE(got);
+    ASSERT_EQ(got->status, 200) << got->body;
+    EXPECT_GT(Json::parse(got->body)["choices"][0]["logits"].size(), 100u);
+}
+
+TEST_F(ServerTest, metrics_are_well_formed_and_hold_no_secret) {
+    static_cast<void>(ask("/v1/chat/completions", chat({{"prompt_cache_key", "a-secret-of-metrics"}})));
+    const std::string token = operator_token();
+    const auto got = client()->Get("/metrics", {{"Authorization", "Bearer " + token}});
     ASSERT_TRUE(got);
     ASSERT_EQ(got->status, 200);
     EXPECT_EQ(got->body.find("secret"), std::string::npos);

@@ -111,7 +111,7 @@ TEST_P(GoldenTest, logits_in_the_device_are_within_2e_2_of_llama_cpps) {
         Query prefix = query;
         prefix.prompt_tokens.resize(position["pos"].get<std::size_t>() + 1);
         prefix.extra = "\"return_logits\":true";
-        const Completion answer = target().api().complete(prefix);
+        const Completion answer = target().operator_api().complete(prefix);
         ASSERT_TRUE(answer.ok) << answer.error;
         const auto logits = Json::parse(answer.body)["choices"][0]["logits"].get<std::vector<double>>();
         ASSERT_EQ(logits.size(), expected.size());

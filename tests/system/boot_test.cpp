@@ -39,7 +39,7 @@ TEST_F(BootTest, frames_of_all_states_add_up_to_the_memory) {
 }
 
 TEST_F(BootTest, monitor_and_framework_tell_the_same_frames) {
-    const attack::Reply reply = target().api().get("/flexserve/status");
+    const attack::Reply reply = target().operator_api().get("/flexserve/status");
     ASSERT_EQ(reply.status, 200) << reply.error;
     const Json frames = Json::parse(reply.body)["memory"]["frames"];
     std::uint64_t sum = 0;
