@@ -262,7 +262,7 @@ void softmax(float* x, std::size_t n) {
     for (; i < n; ++i) x[i] *= inverse;
 }
 
-/// Everything but Q8_0 products is the same with and without AVX-512: the memory is the limit there.
+/// Everything but Q8_0 products is the same with and without VNNI and AVX-512: the memory is the limit there.
 constexpr Kernels table(const char* name, decltype(Kernels::matmul_q8_0) matmul_q8_0) {
     return {
         .name = name,
@@ -290,6 +290,7 @@ constexpr Kernels table(const char* name, decltype(Kernels::matmul_q8_0) matmul_
 } // namespace
 
 constinit const Kernels kAvx2Kernels = table("avx2", avx2_matmul_q8_0);
+constinit const Kernels kAvxVnniKernels = table("avx-vnni", avx_vnni_matmul_q8_0);
 constinit const Kernels kAvx512Kernels = table("avx512-vnni", avx512_matmul_q8_0);
 
 } // namespace flex::engine

@@ -1,11 +1,25 @@
 #include "engine/kernels/kernels.h"
 #include "engine/kernels/tables.h"
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
 
 namespace flex::engine {
+
+#if defined(__x86_64__)
+namespace {
+
+/// Intel SDM, CPUID leaf 7, subleaf 1: EAX bit 4. Not every compiler's __builtin_cpu_supports knows it.
+bool has_avx_vnni() {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & 1u << 4) != 0;
+}
+
+} // namespace
+#endif
 
 std::vector<const Kernels*> available_kernels() {
     std::vector<const Kernels*> out;
@@ -15,6 +29,7 @@ std::vector<const Kernels*> available_kernels() {
             __builtin_cpu_supports("avx512vnni")) {
             out.push_back(&kAvx512Kernels);
         }
+        if (has_avx_vnni()) out.push_back(&kAvxVnniKernels);
         out.push_back(&kAvx2Kernels);
     }
 #elif defined(__aarch64__)
