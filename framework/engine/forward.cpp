@@ -85,7 +85,8 @@ private:
     void prepare(const float* x, std::size_t columns, std::size_t t,
                  std::initializer_list<const Matrix*> matrices);
     void multiply(const float* x, std::size_t count, std::initializer_list<Product> products);
-    void expect(std::initializer_list<const Matrix*> next);
+    [[nodiscard]] FirstReads reads(std::initializer_list<const Matrix*> next) const;
+    void expect(const FirstReads& next);
     [[nodiscard]] std::size_t rows_per_task(std::size_t count, std::size_t total) const;
     void multiply_rows(const float* x, std::size_t count, const Product& product, std::size_t first,
                        std::size_t rows, std::byte* scratch);
@@ -192,12 +193,12 @@ void ForwardPass::layer(std::uint32_t index) {
     float* const h = w_.h; // [T][width]
 
     // Attention: x += Wo · attend(q, k, v), with q, k, v = Wq h, Wk h, Wv h and h = norm(x).
-    expect({&l.q, &l.k, &l.v});
+    expect(s_.first_reads[index] = reads({&l.q, &l.k, &l.v}));
     for_tokens([&](std::size_t t) {
         k_.rms_norm(x + t * width, l.attention_norm, width, shape_.rms_epsilon, h + t * width);
         prepare(h, width, t, {&l.q, &l.k, &l.v});
     });
-    expect({&l.attention_output});
+    expect(reads({&l.attention_output}));
     multiply(h, T_, {{l.q, w_.q}, {l.k, w_.k}, {l.v, w_.v}}); // [T][q_width], [T][kv_width] twice
     for_tokens([&](std::size_t t) { norm_and_rotate(l, t); });
     const auto start = Clock::now();
@@ -205,7 +206,7 @@ void ForwardPass::layer(std::uint32_t index) {
     attention_.attend(index); // attention[T][q_width]
     s_.timings.attention_ns += since(start);
     for_tokens([&](std::size_t t) { prepare(w_.attention, q_width, t, {&l.attention_output}); });
-    expect({&l.gate, &l.up});
+    expect(reads({&l.gate, &l.up}));
     multiply(w_.attention, T_, {{l.attention_output, h}}); // [T][width]
 
     // Feed-forward: x += Wdown · (silu(Wgate h) * Wup h), with h = norm(x).
@@ -214,13 +215,13 @@ void ForwardPass::layer(std::uint32_t index) {
         k_.rms_norm(x + t * width, l.ff_norm, width, shape_.rms_epsilon, h + t * width);
         prepare(h, width, t, {&l.gate, &l.up});
     });
-    expect({&l.down});
+    expect(reads({&l.down}));
     multiply(h, T_, {{l.gate, w_.gate}, {l.up, w_.up}}); // [T][ff_width] twice
     for_tokens([&](std::size_t t) {
         k_.silu_multiply(w_.gate + t * ff, w_.up + t * ff, ff);
         prepare(w_.gate, ff, t, {&l.down});
     });
-    s_.pool.expect_reads(nullptr, 0, 0);
+    expect(s_.first_reads[index + 1]);    // its stage is not held yet
     multiply(w_.gate, T_, {{l.down, h}}); // [T][width]
     for_tokens([&](std::size_t t) { k_.add(x + t * width, h + t * width, width); });
 }
@@ -265,11 +266,13 @@ void ForwardPass::rotate(float* heads, std::size_t count, std::size_t t) const {
 void ForwardPass::head(std::span<const std::uint32_t> wanted, float* logits) {
     const std::size_t width = shape_.width;
     const Matrix& w = s_.model.head();
+    expect(s_.first_reads[shape_.layers] = reads({&w}));
     for (std::size_t i = 0; i < wanted.size(); ++i) {
         float* h = w_.h + i * width; // h is free here: [wanted][width]
         k_.rms_norm(w_.x + wanted[i] * width, s_.model.output_norm(), width, shape_.rms_epsilon, h);
         prepare(w_.h, width, i, {&w});
     }
+    expect(s_.first_reads[0]); // of the next token
     multiply(w_.h, wanted.size(), {{w, logits}});
 }
 
@@ -297,15 +300,18 @@ std::size_t ForwardPass::rows_per_task(std::size_t count, std::size_t total) con
     return count > kFewTokens ? 4 * kPanelRows : std::clamp<std::size_t>(fair, kPanelRows, 16 * kPanelRows);
 }
 
-/// The matrices of the next multiply(), for threads that wait for it: with few tokens the memory would idle
-/// meanwhile.
-void ForwardPass::expect(std::initializer_list<const Matrix*> next) {
-    if (T_ > kFewTokens) return;
+/// Of a multiply() with these matrices.
+FirstReads ForwardPass::reads(std::initializer_list<const Matrix*> next) const {
     std::size_t total = 0;
     for (const Matrix* m : next) total += m->rows;
     const Matrix& m = **next.begin();
-    const std::size_t task = std::min<std::size_t>(rows_per_task(T_, total), m.rows) * row_bytes(m);
-    s_.pool.expect_reads(m.data, task, std::min(task, kExpectedBytes));
+    return {m.data, std::min<std::size_t>(rows_per_task(T_, total), m.rows) * row_bytes(m)};
+}
+
+/// What the next multiply() will read, for threads that wait for it: with few tokens the memory would idle
+/// meanwhile.
+void ForwardPass::expect(const FirstReads& next) {
+    if (T_ <= kFewTokens) s_.pool.expect_reads(next.data, next.stride, std::min(next.stride, kExpectedBytes));
 }
 
 /// y[count][rows] = x[count][columns] · W^T for each product, all rows of all products shared out among the

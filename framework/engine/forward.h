@@ -84,6 +84,12 @@ struct Row {
     std::uint32_t position = 0;
 };
 
+/// Where the reading of a product's weights begins: thread t's at data + t * stride.
+struct FirstReads {
+    const std::byte* data = nullptr;
+    std::size_t stride = 0;
+};
+
 struct BatchState {
     BatchState(const Model& m, ThreadPool& p, const BatchOptions& o);
     ~BatchState();
@@ -96,6 +102,9 @@ struct BatchState {
     std::vector<Row> rows;     // of the pass
     std::vector<float> logits; // [sessions that want them][vocabulary]
     BatchTimings timings;
+    /// [layers + 1] of each layer and the head, as it was when last computed with: no more than a hint of
+    /// where the next pass will read, since by now the stage may be elsewhere or gone.
+    std::vector<FirstReads> first_reads;
     std::unique_ptr<NpuForward> npu; // null: everything is computed here
 
     /// Computes `rows` (at most options.rows; a session's rows lie together, in rising order) and writes

@@ -92,7 +92,8 @@ void matmul(const std::byte* w, std::size_t rows, std::size_t columns, const Q8B
     using Tile = void (*)(const std::byte*, std::size_t, std::size_t, const Q8Block*, float*, std::size_t);
     constexpr auto kTiles = []<std::size_t... I>(std::index_sequence<I...>) {
         return std::array<Tile, kTileTokens>{tile<Dot, I + 1>...};
-    }(std::make_index_sequence<kTileTokens>());
+    }
+    (std::make_index_sequence<kTileTokens>());
     const std::size_t blocks = columns / kQ8Block, bytes = panel_bytes(columns);
     for (std::size_t t = 0, some = 0; t < tokens; t += some) {
         // Eight are four and four, not six and two: short tiles hardly use a weight again.

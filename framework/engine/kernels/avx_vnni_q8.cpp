@@ -1,5 +1,5 @@
-// Q8_0 with AVX-VNNI (256 bits; cores without AVX-512): vpdpbusd as in avx512_q8.cpp, weights shifted to 0..255
-// by flipping their sign bits.
+// Q8_0 with AVX-VNNI (256 bits; cores without AVX-512): vpdpbusd as in avx512_q8.cpp, weights shifted to
+// 0..255 by flipping their sign bits.
 #include "engine/kernels/avx2_q8_tile.h"
 #include "engine/kernels/tables.h"
 
