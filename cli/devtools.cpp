@@ -306,8 +306,10 @@ void add_engine(CLI::App* command, const Shared& options) {
     command->add_option("-t,--threads", options->threads, "threads that compute")->check(CLI::Range(1, 64));
     command->add_option("--context", options->context, "tokens the KV cache holds");
     command->add_option("--batch", options->batch, "prompt tokens computed at a time");
-    command->add_option("--kernels", options->kernels,
-                        "kernel table: scalar, avx2, neon, neon-dotprod (default: the best)");
+    std::string names;
+    for (const engine::Kernels* table : engine::available_kernels())
+        names += (names.empty() ? "" : ", ") + std::string(table->name);
+    command->add_option("--kernels", options->kernels, "kernel table; here " + names + " (default: the first)");
     command->add_flag("--timing", options->timing, "print speeds on stderr");
 }
 
