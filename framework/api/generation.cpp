@@ -111,8 +111,9 @@ struct Generation::Work {
         : sampler(options.sampler, prompt), detokenizer(tokenizer), filter(options.stop) {}
 
     std::unique_ptr<pipeline::Conversation> conversation;
-    std::size_t prompt_done = 0; // tokens of the prompt in the KV cache
-    TokenId last = 0;            // sampled, not yet computed
+    std::optional<Clock::time_point> refused_since; // memory, in this pass and all before it up to then
+    std::size_t prompt_done = 0;                    // tokens of the prompt in the KV cache
+    TokenId last = 0;                               // sampled, not yet computed
     engine::Sampler sampler;
     tokenizer::Detokenizer detokenizer;
     StopFilter filter;
@@ -164,6 +165,12 @@ std::optional<Clock::time_point> Generation::waits_for_store() const {
     return coming ? std::optional(coming->until) : std::nullopt;
 }
 
+bool Generation::waits_for_memory(std::chrono::milliseconds patience) {
+    if (work_->result.tokens.empty()) return false;
+    if (!work_->refused_since) work_->refused_since = Clock::now();
+    return Clock::now() - *work_->refused_since < patience;
+}
+
 /// Takes over what another of the same scope has computed of this prompt meanwhile.
 void Generation::catch_up() {
     if (!in_prompt() || options_.scope.empty()) return;
@@ -186,6 +193,7 @@ engine::BatchPart Generation::next(std::size_t most) {
 /// Takes in what a pass computed; true when the answer is complete.
 Result<bool> Generation::advance(const engine::BatchPart& part, const PassTimes& times) {
     FLEX_TRY(part.status);
+    work_->refused_since.reset();
     work_->npu_ns += times.npu_ns;
     work_->result.timings.npu_passes += times.npu_passes;
     auto& tokens = work_->conversation->tokens;

@@ -142,6 +142,9 @@ private:
     [[nodiscard]] bool waits_for(const Generation& earlier) const;
     /// Until when it waits for the store at most; nothing: it does not.
     [[nodiscard]] std::optional<std::chrono::steady_clock::time_point> waits_for_store() const;
+    /// Memory was refused: whether this is an answer that has begun, and was not refused for longer than
+    /// `patience`.
+    [[nodiscard]] bool waits_for_memory(std::chrono::milliseconds patience);
     void catch_up();
     [[nodiscard]] engine::BatchPart next(std::size_t most);
     /// What a pass took. Nanoseconds.

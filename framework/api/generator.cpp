@@ -13,6 +13,9 @@ std::uint64_t nanoseconds_since(Clock::time_point begin) {
     return static_cast<std::uint64_t>(std::chrono::nanoseconds(Clock::now() - begin).count());
 }
 
+/// Until Linux, which told of no reason, is asked again for memory that it refused.
+constexpr std::chrono::milliseconds kMemoryPause(50);
+
 } // namespace
 
 /// The requests of one model.
@@ -259,14 +262,21 @@ void Generator::pass(Lane& lane) {
     const Generation::PassTimes times{nanoseconds_since(begin),
                                       after.weights_wait_ns - before.weights_wait_ns,
                                       after.npu_ns - before.npu_ns, after.npu_passes - before.npu_passes};
+    std::size_t short_of_memory = 0;
     for (std::size_t i = 0; i < parts.size(); ++i) {
         Result<bool> done = [&]() -> Result<bool> {
             if (!computed && computed.error().code == ErrorCode::kBusy) return false; // another time
             FLEX_TRY(computed);
-            // What was kept for later gives way to what runs.
-            if (!parts[i].status && parts[i].status.error().code == ErrorCode::kOutOfMemory &&
-                lane.model->conversations->evict_one())
-                return false;
+            if (!parts[i].status && parts[i].status.error().code == ErrorCode::kOutOfMemory) {
+                // What was kept for later gives way to what runs.
+                if (lane.model->conversations->evict_one()) return false;
+                // Nothing that has begun is broken off over memory: it comes back, from Linux or from another
+                // request.
+                if (owners[i]->waits_for_memory(options_.memory_patience)) {
+                    ++short_of_memory;
+                    return false;
+                }
+            }
             try {
                 return owners[i]->advance(parts[i], times);
             } catch (const std::bad_alloc&) {
@@ -278,6 +288,7 @@ void Generator::pass(Lane& lane) {
         else if (*done)
             end(lane, owners[i], {});
     }
+    if (short_of_memory == parts.size()) lane.model->conversations->wait_until(Clock::now() + kMemoryPause);
     end_cancelled(lane);
 }
 

@@ -6,6 +6,7 @@
 // (engine/session.h).
 #pragma once
 
+#include <chrono>
 #include <deque>
 #include <map>
 #include <thread>
@@ -23,6 +24,8 @@ struct GeneratorOptions {
     /// batch takes.
     std::size_t shared_prompt_tokens = 64;
     engine::NpuUse npu = engine::NpuUse::kAuto; ///< where a request says nothing else
+    /// An answer that has begun waits so long for memory before it fails.
+    std::chrono::milliseconds memory_patience{30000};
 };
 
 /// Any thread.

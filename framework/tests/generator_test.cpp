@@ -17,7 +17,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// Linux where memory can be a long time in coming.
+/// Linux where memory can be a long time in coming, or is refused.
 class HeldPort final : public test::ForwardingPort {
 public:
     using ForwardingPort::ForwardingPort;
@@ -33,11 +33,19 @@ public:
         constexpr std::size_t kLayer = 512u << 10;
         std::unique_lock lock(mutex_);
         changed_.wait(lock, [&] { return !held_ || bytes < kLayer; });
+        if (refuses_) {
+            ++refused_;
+            return fail(ErrorCode::kOutOfMemory, "no memory left");
+        }
         return ForwardingPort::allocate(bytes);
     }
+    void refuse(bool refuses) { refuses_ = refuses; }
+    [[nodiscard]] unsigned refused() const { return refused_; }
     [[nodiscard]] const char* name() const override { return "held"; }
 
 private:
+    std::atomic<bool> refuses_ = false;
+    std::atomic<unsigned> refused_ = 0;
     std::mutex mutex_;
     std::condition_variable changed_;
     bool held_ = false;
@@ -245,6 +253,43 @@ std::string next_text(const std::shared_ptr<Generation>& generation) {
         const auto progress = generation->wait(1s);
         if (progress.done || !progress.text.empty()) return progress.text;
     }
+}
+
+TEST_F(GeneratorTest, an_answer_that_has_begun_waits_for_memory_and_is_the_same) {
+    Generator generator({});
+    const auto expected = [&] {
+        const auto generation = request(20, 60);
+        EXPECT_TRUE(generator.submit(generation).ok());
+        return finish(generation).value();
+    }();
+    static_cast<void>(registry_->give_back(UINT64_MAX)); // no block is left over
+    test::slow_ms = 1;
+    const auto generation = request(20, 60);
+    ASSERT_TRUE(generator.submit(generation).ok());
+    static_cast<void>(next_text(generation));
+    port_->refuse(true);
+    test::slow_ms = 0;
+    // It needs another block after 32 tokens, and asks again and again.
+    for (int i = 0; i < 500 && port_->refused() < 3; ++i) std::this_thread::sleep_for(10ms);
+    EXPECT_GE(port_->refused(), 3u);
+    EXPECT_FALSE(generation->wait(0ms).done && !generation->result().ok());
+    port_->refuse(false);
+    const auto result = finish(generation);
+    ASSERT_TRUE(result.ok()) << result.error().message;
+    EXPECT_EQ(result->tokens, expected.tokens);
+}
+
+TEST_F(GeneratorTest, an_answer_does_not_wait_for_memory_for_ever) {
+    Generator generator({.memory_patience = 200ms});
+    test::slow_ms = 1;
+    const auto generation = request(20, 60);
+    ASSERT_TRUE(generator.submit(generation).ok());
+    static_cast<void>(next_text(generation));
+    port_->refuse(true);
+    test::slow_ms = 0;
+    const auto result = finish(generation);
+    ASSERT_FALSE(result.ok());
+    EXPECT_EQ(result.error().code, ErrorCode::kOutOfMemory);
 }
 
 // Both are slow enough that one alone would be far from its end when the other gets its second text.
