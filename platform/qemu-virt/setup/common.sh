@@ -7,6 +7,7 @@
 #   headers/build        `make -C headers/build M=...` builds modules for that kernel
 #   sysroot/             arm64 OpenSSL (static) headers and libraries
 #   busybox              static arm64 busybox
+#   sqlite/              arm64 sqlite3 shell, its libraries and their loader
 #   httplib/httplib.h    cpp-httplib, single header
 #   tfa/                 bl1.bin bl2.bin bl31.bin fiptool
 #   versions             what was taken from where: "package version" lines

@@ -41,6 +41,19 @@ fetch_busybox() {
     rm -rf "$unpack"
 }
 
+# The sqlite3 shell with the shared libraries it needs, for the system tests; not part of the device's initramfs.
+fetch_sqlite() {
+    local unpack=$target/unpack-sqlite package
+    rm -rf "$unpack" "$target/sqlite"
+    for package in sqlite3 libsqlite3-0 libreadline8 libtinfo6 zlib1g libc6; do
+        fetch_deb "$package:arm64" "$base_suite" "$unpack"
+    done
+    mkdir -p "$target/sqlite"
+    cp -L "$unpack/usr/bin/sqlite3" "$unpack"/lib/aarch64-linux-gnu/{ld-linux-aarch64.so.1,libc.so.6,libm.so.6,libz.so.1} \
+        "$unpack"/lib/aarch64-linux-gnu/{libreadline.so.8,libtinfo.so.6} "$unpack/usr/lib/aarch64-linux-gnu/libsqlite3.so.0" "$target/sqlite/"
+    rm -rf "$unpack"
+}
+
 fetch_sysroot() {
     rm -rf "$target/sysroot"
     fetch_deb libssl-dev:arm64 "$base_suite" "$target/sysroot"
@@ -67,7 +80,7 @@ build_tfa() {
 }
 
 cd "$target"
-steps=(kernel headers busybox sysroot httplib tfa)
+steps=(kernel headers busybox sqlite sysroot httplib tfa)
 pending=()
 for step in "${steps[@]}"; do [ -e "$target/stamp/$step" ] || pending+=("$step"); done
 if [ "${1:-}" = --list ]; then # for `flexserve doctor`
@@ -76,6 +89,8 @@ if [ "${1:-}" = --list ]; then # for `flexserve doctor`
 fi
 [ ${#pending[@]} != 0 ] || exit 0
 
+# Packages that the mirror has replaced since then cannot be fetched by old lists.
+[ -z "$(find "$target/stamp/apt-lists" -mtime +0 2>/dev/null)" ] || rm "$target/stamp/apt-lists"
 if [ ! -e "$target/stamp/apt-lists" ]; then say "reading the package lists of your mirror"; fi
 once apt-lists apt_update
 
@@ -94,6 +109,7 @@ for step in "${pending[@]}"; do
             once headers fetch_headers "$(cat "$target/kernel/release")"
             ;;
         busybox) say "fetching busybox for arm64" && once busybox fetch_busybox ;;
+        sqlite) say "fetching SQLite for arm64 (the tests run it in the device)" && once sqlite fetch_sqlite ;;
         sysroot) say "fetching OpenSSL for arm64" && once sysroot fetch_sysroot ;;
         httplib) say "fetching cpp-httplib" && once httplib fetch_httplib ;;
         tfa) say "fetching and building Trusted Firmware-A (about 30 s)" && once tfa build_tfa ;;
