@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -35,6 +36,8 @@ struct TestOptions {
     bool unit = false;
     bool system = false;
     std::string filter;
+    unsigned soak_minutes = 0; ///< 0: none
+    std::optional<std::uint64_t> seed; ///< of the soak
 };
 
 // Runs a program with our terminal; its exit code, or 128 + signal.
@@ -90,30 +93,43 @@ TestCount run_system_test(const fs::path& program, const fs::path& build, const 
     return count;
 }
 
+// All programs of a folder, one after the other.
+TestCount run_system_tests(const fs::path& folder, const fs::path& build, const TestOptions& options) {
+    std::vector<fs::path> programs;
+    if (fs::exists(folder))
+        for (const fs::directory_entry& entry : fs::directory_iterator(folder))
+            if (entry.is_regular_file() && (entry.status().permissions() & fs::perms::owner_exec) != fs::perms::none)
+                programs.push_back(entry.path());
+    std::sort(programs.begin(), programs.end());
+    if (programs.empty()) {
+        spdlog::error("no tests were built in {}", folder.string());
+        return {.failed = 1};
+    }
+    TestCount total;
+    for (const fs::path& program : programs) {
+        spdlog::info("{}", program.filename().string());
+        total += run_system_test(program, build, options);
+    }
+    return total;
+}
+
+TestCount run_soaks(const fs::path& build, const TestOptions& options) {
+    ::setenv("FLEX_SOAK_MINUTES", std::to_string(options.soak_minutes).c_str(), 1);
+    if (options.seed) ::setenv("FLEX_SOAK_SEED", std::to_string(*options.seed).c_str(), 1);
+    std::signal(SIGINT, SIG_IGN); // the soak ends with what it has; we tell of it
+    return run_system_tests(build / "tests/soak", build, options);
+}
+
 void test(const TestOptions& options) {
     const fs::path build = platform::repository() / "build/host";
-    const bool all = !options.unit && !options.system;
+    const bool all = !options.unit && !options.system && options.soak_minutes == 0;
     TestCount total;
     if (all || options.unit) {
         spdlog::info("unit tests");
         total += run_unit_tests(build, options);
     }
-    if (all || options.system) {
-        std::vector<fs::path> programs;
-        if (fs::exists(build / "tests/system"))
-            for (const fs::directory_entry& entry : fs::directory_iterator(build / "tests/system"))
-                if (entry.is_regular_file() && (entry.status().permissions() & fs::perms::owner_exec) != fs::perms::none)
-                    programs.push_back(entry.path());
-        std::sort(programs.begin(), programs.end());
-        if (programs.empty()) {
-            spdlog::error("no system tests were built");
-            total.failed += 1;
-        }
-        for (const fs::path& program : programs) {
-            spdlog::info("{}", program.filename().string());
-            total += run_system_test(program, build, options);
-        }
-    }
+    if (all || options.system) total += run_system_tests(build / "tests/system", build, options);
+    if (options.soak_minutes != 0) total += run_soaks(build, options);
     if (json_wanted())
         std::cout << nlohmann::json{{"passed", total.passed}, {"failed", total.failed}, {"skipped", total.skipped}}.dump() << '\n';
     std::cout << total.passed << " passed, " << total.failed << " failed, " << total.skipped << " skipped" << std::endl;
@@ -128,6 +144,9 @@ void register_test(CLI::App& app) {
     command->add_flag("--unit", options->unit, "only the unit tests");
     command->add_flag("--system", options->system, "only the system tests");
     command->add_option("--filter", options->filter, "only tests of this name (unit: expression, system: GoogleTest pattern)");
+    command->add_option("--soak", options->soak_minutes, "only the soaks, each for that many minutes; Ctrl-C ends one with its result so far")
+        ->check(CLI::Range(1, 100000));
+    command->add_option("--seed", options->seed, "of the soaks' random numbers; they print theirs");
     command->callback([=] { test(*options); });
 }
 
