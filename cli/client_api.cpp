@@ -328,7 +328,10 @@ DeviceStatus ApiClient::status() {
     DeviceStatus status;
     status.protection = body.value("protection", "");
     status.is_protected = body.value("protected", false);
-    status.models = body.at("models").size();
+    for (const Json& model : body.at("models"))
+        status.models.push_back({model.value("name", ""), model.value("stages", 0u),
+                                 model.value("stages_loaded", 0u), model.value("bytes", std::uint64_t{0}),
+                                 model.value("bytes_loaded", std::uint64_t{0})});
     status.mapped_bytes = memory.value("mapped_bytes", std::uint64_t{0});
     const std::pair<const char*, std::uint64_t*> states[] = {{"normal", &status.normal},
                                                              {"shared", &status.shared},

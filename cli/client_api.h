@@ -29,13 +29,20 @@ struct Answer {
     double npu_ms = 0;       ///< they took
 };
 
+/// How much of a model is in memory: its first stages.
+struct Residency {
+    std::string model;
+    unsigned stages = 0, loaded = 0;
+    std::uint64_t bytes = 0, bytes_loaded = 0;
+};
+
 /// Of GET /flexserve/status, which is the operator's.
 struct DeviceStatus {
     std::string protection;
     bool is_protected = false;
     std::uint64_t normal = 0, shared = 0, flex = 0, adopted = 0, released = 0; ///< frames of 4 KiB
     std::uint64_t mapped_bytes = 0;
-    std::size_t models = 0; ///< open, wholly in memory or in part
+    std::vector<Residency> models; ///< open, wholly in memory or in part
     /// That the NPU has ended, and what they took by its own count; 0 without one.
     std::uint64_t npu_jobs = 0, npu_busy_ns = 0;
 };

@@ -22,6 +22,13 @@ double median(std::vector<double> values) {
     return *middle;
 }
 
+std::string distinct_prompt(unsigned tokens, unsigned number) {
+    const auto letter = [](unsigned i) { return std::string(1, static_cast<char>('a' + i % 26)); };
+    std::string text = letter(number) + " " + letter(number / 26);
+    for (unsigned i = 2; i < tokens; ++i) text += " a";
+    return text;
+}
+
 BenchDevice::BenchDevice(const BenchMachine& machine) : device_(platform::device_folder("bench")) {
     device_.kill();
     fs::remove_all(device_.folder());
@@ -74,12 +81,17 @@ void BenchDevice::write(const std::string& file, const std::string& value) {
     run("echo " + value + " > " + file);
 }
 
+void BenchDevice::bring(const std::string& program) {
+    fs::copy_file(platform::repository() / "build/device/linux" / program,
+                  device_.folder() / platform::files::kData / program, fs::copy_options::overwrite_existing);
+}
+
 void BenchDevice::take_memory_back() {
     const auto give_up = std::chrono::steady_clock::now() + 20s;
     do {
         write(std::string(kSysfs) + "reclaim", std::to_string(number("lent_bytes")));
         std::this_thread::sleep_for(200ms);
-        if (api().status().models == 0) return;
+        if (api().status().models.empty()) return;
     } while (std::chrono::steady_clock::now() < give_up);
     throw std::runtime_error("the framework does not let go of the model it has");
 }

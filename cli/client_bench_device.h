@@ -16,6 +16,9 @@ inline constexpr const char* kSysfs = "/sys/class/misc/flexserve/";
 /// Takes the middle one, the higher of two; not empty.
 [[nodiscard]] double median(std::vector<double> values);
 
+/// About `tokens` tokens, of which the first two tell the prompts of 676 numbers apart.
+[[nodiscard]] std::string distinct_prompt(unsigned tokens, unsigned number);
+
 struct BenchMachine {
     int cores = 2;
     bool instructions = false; ///< the guest's clock counts instructions
@@ -37,6 +40,8 @@ public:
     void write(const std::string& file, const std::string& value);
     /// A line of shell in the device's Linux, which must succeed; its output.
     std::string run(const std::string& line);
+    /// Puts a program of build/device/linux into the device's /data.
+    void bring(const std::string& program);
     /// Linux takes back all it can get, so that the next question loads the model again.
     void take_memory_back();
     [[nodiscard]] ApiClient api() const;

@@ -11,6 +11,7 @@
 
 #include "cli/client.h"
 #include "cli/client_bench_device.h"
+#include "cli/client_cache_bench.h"
 #include "cli/client_npu_bench.h"
 #include "cli/output.h"
 #include "launcher/paths.h"
@@ -27,7 +28,7 @@ constexpr double kFramesPerBlock = 512; // 2 MiB
 struct Options {
     unsigned rounds = 5, boots = 3;
     BenchMachine machine;
-    bool npu_only = false;
+    bool npu_only = false, cache_only = false;
     std::string model;
 };
 
@@ -122,6 +123,7 @@ Json measure_memory(BenchDevice& device, const Options& options) {
 
 Json measure(const Options& options) {
     BenchDevice device(options.machine);
+    if (options.cache_only) return measure_cache(device, options.rounds);
     Json result = options.npu_only ? Json::object() : measure_memory(device, options);
     result["npu"] = measure_npu(
         device, {options.model, options.rounds, !options.machine.instructions, !options.npu_only});
@@ -160,12 +162,15 @@ void register_device_bench(CLI::App& app) {
     command->add_option("--boots", options->boots, "how often to boot")->check(CLI::Range(1, 100))->capture_default_str();
     command->add_option("--cores", options->machine.cores, "of the device")->check(CLI::Range(1, 4))->capture_default_str();
     command->add_flag("--npu-only", options->npu_only, "only what concerns the NPU, and no inference on the CPU");
+    command->add_flag("--cache-only", options->cache_only,
+                      "only first tokens of two synthetic models by what of them is in memory, and while Linux runs short of it");
     command->add_flag("--instructions", options->machine.instructions,
                       "the guest's clock counts instructions, 2 ns each: what the code costs, free of the host's noise");
     command->add_option("--model", options->model, "a GGUF to load")->check(CLI::ExistingFile)->capture_default_str();
     command->callback([options] {
         const Json result = measure(*options);
         if (json_wanted()) std::cout << result.dump() << '\n';
+        else if (options->cache_only) print_cache(result);
         else {
             if (!options->npu_only) print_memory(result);
             print_npu(result.at("npu"));

@@ -45,22 +45,12 @@ Json change_of_hands(BenchDevice& device, unsigned rounds) {
 }
 
 double empty_job_us(BenchDevice& device) {
-    const fs::path program = platform::repository() / "build/device/linux/flex-npu";
-    fs::copy_file(program, device.folder() / platform::files::kData / "flex-npu",
-                  fs::copy_options::overwrite_existing);
+    device.bring("flex-npu");
     const std::string said = device.run("/data/flex-npu nop " + std::to_string(kEmptyJobs));
     const std::string name = "median_ns ";
     const std::size_t at = said.find(name);
     if (at == std::string::npos) throw std::runtime_error("flex-npu says: " + said);
     return std::stod(said.substr(at + name.size())) / 1000;
-}
-
-/// About `tokens` tokens, of which the first two tell the prompts of 676 numbers apart.
-std::string prompt(unsigned tokens, unsigned number) {
-    const auto letter = [](unsigned i) { return std::string(1, static_cast<char>('a' + i % 26)); };
-    std::string text = letter(number) + " " + letter(number / 26);
-    for (unsigned i = 2; i < tokens; ++i) text += " a";
-    return text;
 }
 
 /// Asks one place for answers.
@@ -74,8 +64,8 @@ public:
 
     Answer ask(unsigned tokens, unsigned generated) {
         options_.max_tokens = generated;
-        Answer answer =
-            api_.ask(kModel, {{"user", prompt(tokens, number_++)}}, options_, "", [](const std::string&) {});
+        Answer answer = api_.ask(kModel, {{"user", distinct_prompt(tokens, number_++)}}, options_, "",
+                                 [](const std::string&) {});
         if (npu_ != (answer.npu_passes != 0))
             throw std::runtime_error(
                 where_ + (npu_ ? ": the NPU computed nothing" : ": the NPU computed though it should not"));
