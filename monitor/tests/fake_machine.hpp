@@ -21,10 +21,12 @@ public:
         note("store");
     }
     bool replaces_directly() const { return direct; }
+    stage2::Attributes attributes() const { return forced ? stage2::kForced : stage2::kCombined; }
     void core_forget(u64 address) {
         core_forgotten.push_back(address);
         note("core_forget");
     }
+    void core_forget_combined() { note("core_forget_combined"); }
     void core_forget_all() { note("core_forget_all"); }
     void core_wait() { note("core_wait"); }
     void device_forget(u16 vmid, u64) { note("device_forget " + std::to_string(vmid)); }
@@ -38,6 +40,7 @@ public:
     void relax() {}
 
     bool direct = true;
+    bool forced = false;
     std::map<u64, u64> words;      // DRAM, by address
     std::map<u64, unsigned> reads; // how often each word was read
     std::vector<u64> core_forgotten;
@@ -67,14 +70,15 @@ class World {
 public:
     static constexpr u64 kBase = kGiB;
 
-    explicit World(u64 pool_tables = 64, u64 gib = 1)
+    explicit World(u64 pool_tables = 64, u64 gib = 1, bool forces_write_back = false)
         : pool_memory_(TablePool::bytes_for(pool_tables)),
           cells_(gib * kGiB / kFrameSize, FLEX_FRAME_NORMAL) {
+        machine.forced = forces_write_back;
         pool.init(pool_memory_.address(), pool_tables);
         table = MonitorFrameTable<>(cells_.data(), kBase, cells_.size());
         tos = TrustedOsFrameTable<>(cells_.data(), kBase, cells_.size());
         ok = memory.init(machine, table, pool) &&
-             memory.normal_tree().map_region({kBase, gib * kGiB}, stage2::kMemory);
+             memory.normal_tree().map_region({kBase, gib * kGiB}, machine.attributes().memory);
         memory.normal_tree().sync();
         pool.free_retired();
         machine.events.clear();

@@ -71,6 +71,43 @@ TEST(FlexMemory, caches_are_settled_while_neither_world_reaches_the_frame) {
     EXPECT_EQ(settled, 2u);
 }
 
+// MemAttr, bits [5:2] (Arm ARM D8.6.5 and D8.6.6).
+constexpr u64 type_of(u64 descriptor) { return descriptor >> 2 & 0xf; }
+
+TEST(FlexMemory, what_comes_back_is_write_back_for_the_normal_world_whatever_it_says_itself) {
+    for (const bool forced : {false, true}) {
+        World w(64, 1, forced);
+        const u64 address = kBase + 3 * kFrameSize;
+        const u64 expected = forced ? 0x6 : 0xf;
+        EXPECT_EQ(type_of(w.memory.normal_tree().find(address).descriptor), expected);
+        ASSERT_EQ(w.protect({frame(3), frame(512, 9)}).status, Status::Ok);
+        EXPECT_EQ(type_of(w.memory.flex_tree().find(address).descriptor), expected);
+        EXPECT_EQ(type_of(w.memory.normal_tree().find(address + kFrameSize).descriptor), expected) << "split off a block";
+        for (const auto range : {frame(3), frame(512, 9)}) ASSERT_TRUE(w.adopt_and_release(range));
+        ASSERT_EQ(w.recall({frame(3), frame(512, 9)}).status, Status::Ok);
+        EXPECT_EQ(w.normal_level(kBase), 1u) << "merged again";
+        EXPECT_EQ(type_of(w.memory.normal_tree().find(address).descriptor), expected);
+    }
+}
+
+TEST(Stage2, forced_types_keep_permissions_and_leave_the_normal_world_no_choice) {
+    const auto rest = [](u64 attributes) { return attributes & ~(u64{0xf} << 2); };
+    EXPECT_EQ(rest(stage2::kForced.memory), rest(stage2::kMemory));
+    EXPECT_EQ(rest(stage2::kForced.device), rest(stage2::kDevice));
+    EXPECT_EQ(rest(stage2::kForced.device_read_only), rest(stage2::kDeviceReadOnly));
+    EXPECT_EQ(type_of(stage2::kForced.memory), 0x6u) << "write-back; 7 would leave it to stage 1";
+    EXPECT_EQ(type_of(stage2::kForced.device), 0x1u);
+}
+
+TEST(Stage2, caches_are_left_alone_only_when_neither_a_core_nor_a_device_can_pass_them) {
+    for (const bool cores : {false, true}) {
+        for (const bool smmu : {false, true}) {
+            for (const bool coherent : {false, true})
+                EXPECT_EQ(stage2::no_access_passes_caches(cores, smmu, coherent), cores && (smmu || coherent));
+        }
+    }
+}
+
 TEST(FlexMemory, tlb_work_is_batched_over_a_list) {
     World w;
     std::vector<flex_range_t> ranges;
@@ -81,6 +118,23 @@ TEST(FlexMemory, tlb_work_is_batched_over_a_list) {
     };
     EXPECT_EQ(count("core_wait"), 1);
     EXPECT_LE(count("core_forget") + count("core_forget_all"), 1);
+}
+
+TEST(FlexMemory, a_whole_request_of_blocks_is_forgotten_at_once) {
+    World w;
+    for (u64 i = 0; i < 8; i++) w.machine.words[World::kList + 8 * i] = frame(512 * i, 9);
+    w.machine.events.clear();
+    ASSERT_EQ(w.memory.protect(World::kList, 8).status, Status::Ok);
+    const auto count = [&](const std::string& name) {
+        return std::count(w.machine.events.begin(), w.machine.events.end(), name);
+    };
+    EXPECT_EQ(count("core_forget_all"), 1);
+    EXPECT_EQ(count("core_forget"), 0);
+    EXPECT_EQ(count("core_wait"), 1);
+    // By address, stage 2 alone is not enough.
+    ASSERT_EQ(w.protect({frame(512 * 20, 9)}).status, Status::Ok);
+    EXPECT_EQ(count("core_forget_all"), 1);
+    EXPECT_EQ(count("core_forget_combined"), 1);
 }
 
 TEST(FlexMemory, a_list_with_one_bad_range_changes_nothing_and_names_it) {

@@ -50,14 +50,47 @@ TEST(FrameTable, covering_refuses_what_wraps_or_leaves_the_table) {
     EXPECT_FALSE(f.monitor.covering(kBase, ~flex_u64{0}, range));
 }
 
-TEST(FrameTable, a_move_of_many_frames_is_all_or_nothing) {
-    for (flex_u64 bad = 0; bad < 24; bad++) {
-        Frames f(32);
-        f.cells[4 + bad] = FLEX_FRAME_SHARED;
-        const auto before = f.cells;
-        EXPECT_FALSE(f.monitor.claim_for_protect({4, 24}));
-        EXPECT_EQ(f.cells, before);
+// A range of 24 frames, of which 16 change eight at a time, with one frame that is in another state: is the claim refused, and all as
+// it was?
+template <class Access> bool refuses_one_bad_frame(flex_u64 bad, FrameState state) {
+    Frames f(32);
+    const MonitorFrameTable<Access> table(f.cells.data(), kBase, 32);
+    f.cells[4 + bad] = static_cast<flex_u8>(state);
+    const auto before = f.cells;
+    return !table.claim_for_protect({4, 24}) && f.cells == before;
+}
+
+// Swaps of eight cells that look at one of them only, or at seven: what the test below has to notice.
+struct LooksAtTheFirst : AtomicAccess {
+    using AtomicAccess::swap;
+    static bool swap(flex_u64* cells, flex_u64 from, flex_u64 to) {
+        if ((*cells & 0xff) != (from & 0xff)) return false;
+        *cells = to;
+        return true;
     }
+};
+struct ForgetsTheLast : AtomicAccess {
+    using AtomicAccess::swap;
+    static bool swap(flex_u64* cells, flex_u64 from, flex_u64 to) {
+        constexpr flex_u64 kSeven = ~flex_u64{0} >> 8;
+        if ((*cells & kSeven) != (from & kSeven)) return false;
+        *cells = to;
+        return true;
+    }
+};
+
+TEST(FrameTable, a_move_of_many_frames_is_all_or_nothing) {
+    unsigned missed_first = 0, missed_last = 0;
+    for (int s = 0; s < FLEX_FRAME_STATES; s++) {
+        if (s == FLEX_FRAME_NORMAL) continue;
+        for (flex_u64 bad = 0; bad < 24; bad++) {
+            EXPECT_TRUE(refuses_one_bad_frame<AtomicAccess>(bad, static_cast<FrameState>(s))) << bad << " is " << s;
+            missed_first += !refuses_one_bad_frame<LooksAtTheFirst>(bad, static_cast<FrameState>(s));
+            missed_last += !refuses_one_bad_frame<ForgetsTheLast>(bad, static_cast<FrameState>(s));
+        }
+    }
+    EXPECT_GT(missed_first, 0u) << "this test would not notice a swap that checks one frame of eight";
+    EXPECT_GT(missed_last, 0u) << "this test would not notice a swap that checks seven frames of eight";
     Frames f(32);
     EXPECT_TRUE(f.monitor.claim_for_protect({4, 24}));
     EXPECT_EQ(f.cells[3], FLEX_FRAME_NORMAL);

@@ -121,6 +121,35 @@ TEST_P(Explore, ranges_of_many_frames) {
 #endif
 
 #if defined(FLEX_EXPLORE_COMPLETE)
+// A range of two times eight cells of which the second cannot be had: the first are taken back.
+TEST_P(Explore, a_range_of_many_frames_that_fails_half_way) {
+    const auto result = explore(world, {
+                                           [&] {
+                                               world.protect({one(0, 4)});
+                                               world.recall({one(0, 4)});
+                                           },
+                                           [&] { world.pin_and_unpin(13); },
+                                           [&] {
+                                               world.use_and_release({one(8, 3), one(0, 3)});
+                                           },
+                                       });
+    judge(result);
+}
+
+// What these explorations are worth: swaps of eight cells that look at fewer are found out.
+TEST_P(Explore, a_swap_of_eight_cells_that_looks_at_fewer_is_found) {
+    for (const unsigned compared : {1u, 4u, 7u}) {
+        world.cells_compared = compared;
+        const auto result = explore(world, {
+                                               [&] { world.protect({one(0, 3)}); },
+                                               [&] { world.pin_and_unpin(7); },
+                                           });
+        EXPECT_TRUE(result.found) << "looking at " << compared << " of eight cells goes unnoticed";
+    }
+}
+#endif
+
+#if defined(FLEX_EXPLORE_COMPLETE)
 // A range that changes state cell by cell is taken back when one of its frames is not to be had.
 TEST_P(Explore, a_range_that_fails_half_way) {
     const auto result = explore(world, {

@@ -39,7 +39,8 @@ bool WatchedAccess::swap(flex_u8* cell, flex_u8 from, flex_u8 to) {
 bool WatchedAccess::swap(flex_u64* cells, flex_u64 from, flex_u64 to) {
     World& world = *g_world;
     world.explorer().give_way();
-    const bool good = *cells == from;
+    const u64 compared = ~u64{0} >> (64 - 8 * world.cells_compared);
+    const bool good = (*cells & compared) == (from & compared);
     world.explorer().observe(good);
     if (good) {
         const u64 first = static_cast<u64>(reinterpret_cast<u8*>(cells) - world.state_->cells);
@@ -85,6 +86,11 @@ void WatchedMachine::core_forget(u64 address) {
     world.state_->pending_core[world.state_->pending_cores++] = address;
 }
 
+void WatchedMachine::core_forget_combined() {
+    g_world->explorer().give_way();
+    g_world->state_->pending_core_combined = true;
+}
+
 void WatchedMachine::core_forget_all() {
     g_world->explorer().give_way();
     g_world->state_->pending_core_all = true;
@@ -94,9 +100,13 @@ void WatchedMachine::core_wait() {
     World& world = *g_world;
     world.explorer().give_way();
     World::State& s = *world.state_;
-    for (unsigned i = 0; i < s.pending_cores; i++) s.core.forget(s.pending_core[i]), s.pending_core[i] = 0;
+    for (unsigned i = 0; i < s.pending_cores; i++) {
+        // What holds both stages in one is still there when only stage 2 was told.
+        if (s.pending_core_combined) s.core.forget(s.pending_core[i]);
+        s.pending_core[i] = 0;
+    }
     if (s.pending_core_all) s.core = {};
-    s.pending_cores = 0, s.pending_core_all = false;
+    s.pending_cores = 0, s.pending_core_combined = s.pending_core_all = false;
 }
 
 // Bit 0 of a remembered address tells the VMID: 1 for the flex tree.

@@ -16,7 +16,7 @@ namespace flex::explore {
 constexpr u64 kBase = u64{1} << 30;
 constexpr u64 kFrames = 512; // 2 MiB: one block, so that splitting and merging are part of it
 constexpr unsigned kWatched =
-    12; // frames 0..11; the last is in no list: a bystander that must never lose its mapping
+    20; // frames 0..19; the last is in no list: a bystander that must never lose its mapping
 constexpr u64 kListFrame = 256;
 constexpr u64 kListAddress = kBase + kListFrame * FLEX_FRAME_SIZE;
 constexpr u64 frame_address(u64 frame) { return kBase + frame * FLEX_FRAME_SIZE; }
@@ -38,7 +38,9 @@ public:
     u64 load(const u64* slot) { return *slot; }
     void store(u64* slot, u64 value);
     [[nodiscard]] bool replaces_directly() const { return direct; }
+    [[nodiscard]] monitor::stage2::Attributes attributes() const { return monitor::stage2::kCombined; }
     void core_forget(u64 address);
+    void core_forget_combined();
     void core_forget_all();
     void core_wait();
     void device_forget(uint16_t vmid, u64 address);
@@ -85,6 +87,9 @@ public:
     // The normal world writes into its list.
     void write_list(u64 index, flex_range_t range);
 
+    // A frame table that is wrong: a swap of eight cells looks at so many of them only.
+    unsigned cells_compared = 8;
+
     // The list page's words for those who set a list up themselves; before restart's end only.
     std::array<flex_range_t, 4> initial_list{};
 
@@ -105,7 +110,7 @@ private:
         Remembered core, device, flex_device;
         std::array<u64, 16> pending_core, pending_device; // addresses told to forget, not yet waited for
         unsigned pending_cores, pending_devices;
-        bool pending_core_all, pending_device_all, pending_flex_all;
+        bool pending_core_combined, pending_core_all, pending_device_all, pending_flex_all;
         u64 secret; // bit f: frame f holds content of the secure world
         u64 mapped; // bit f: mapped in S-EL0
         u64 pinned; // bit f: the trusted OS uses it as a shared buffer

@@ -18,12 +18,14 @@ namespace flex::monitor {
 //   not.
 //   4. A frame that becomes NORMAL by recall() was RELEASED before: all zero.
 //
-// A frame changes hands with nothing of it left in a cache (PoC): a normal world that maps it non-cacheable
-// must find zeros and not what was there before, and the secure world must not authenticate one copy (cached)
-// and use another (memory).
+// When a frame changes hands, caches and memory agree on it: a normal world that maps it non-cacheable must find
+// zeros and not what was there before, and the secure world must not authenticate one copy (cached) and use
+// another (memory). Where stage 2 can force every access to be cacheable (stage2::kForced), they always agree;
+// elsewhere the frame is cleaned and invalidated on the way.
 //
 // Besides what PageTree needs, the Machine offers
-//   void settle_caches(u64 address, u64 bytes)   clean and invalidate to the point of coherency
+//   void settle_caches(u64 address, u64 bytes)   caches and memory agree: to the point of coherency
+//   stage2::Attributes attributes()              of all leaves
 //   u64 read_memory(u64 address)   one word of DRAM through the monitor's own mapping
 //   void relax()                   what a core does while it waits for the lock
 template <class Machine, class Access = AtomicAccess> class FlexMemory final {
@@ -139,11 +141,9 @@ private:
     // All page-table frames that the commit needs are taken here, in both trees.
     Outcome prepare_list() {
         for (u64 i = 0; i < list_.count(); i++) {
-            bool enough = true;
-            for_each_leaf(i, [&](u64 address, unsigned level) {
-                enough = enough && normal_.prepare(address, level) && flex_.prepare(address, level);
-            });
-            if (!enough) return {Status::NoMemory, i};
+            const Leaves leaves = leaves_of(i);
+            if (!normal_.prepare(leaves.address, leaves.level) || !flex_.prepare(leaves.address, leaves.level))
+                return {Status::NoMemory, i};
         }
         return {};
     }
@@ -182,7 +182,8 @@ private:
     // First the cores forget, then the devices (PageTree::sync).
     void unmap_from(PageTree<Machine>& tree) {
         for (u64 i = 0; i < list_.count(); i++) {
-            for_each_leaf(i, [&](u64 address, unsigned level) { tree.unmap(address, level); });
+            const Leaves leaves = leaves_of(i);
+            tree.unmap(leaves.address, leaves.level, leaves.count);
         }
         tidy(tree);
         tree.sync();
@@ -195,8 +196,10 @@ private:
     }
 
     void map_into(PageTree<Machine>& tree) {
+        const u64 attributes = machine_->attributes().memory;
         for (u64 i = 0; i < list_.count(); i++) {
-            for_each_leaf(i, [&](u64 address, unsigned level) { tree.map(address, level, stage2::kMemory); });
+            const Leaves leaves = leaves_of(i);
+            tree.map(leaves.address, leaves.level, attributes, leaves.count);
         }
         tidy(tree);
         tree.sync();
@@ -219,13 +222,18 @@ private:
     }
 
     // The largest entries that make up a range: one of 1 GiB, n of 2 MiB, or n of 4 KiB, all in one table.
-    template <class Action> void for_each_leaf(u64 i, Action action) const {
-        const FrameRange range = this->range(i);
+    struct Leaves {
+        u64 address = 0;
         unsigned level = 1;
-        while (level < 3 && range.count * kFrameSize < level_bytes(level)) level++;
-        u64 address = table_.address(range.first);
-        const u64 end = address + range.count * kFrameSize;
-        for (; address < end; address += level_bytes(level)) action(address, level);
+        u64 count = 0;
+    };
+    [[nodiscard]] Leaves leaves_of(u64 i) const {
+        const FrameRange range = this->range(i);
+        const u64 bytes = range.count * kFrameSize;
+        Leaves leaves{.address = table_.address(range.first)};
+        while (leaves.level < 3 && bytes < level_bytes(leaves.level)) leaves.level++;
+        leaves.count = bytes / level_bytes(leaves.level);
+        return leaves;
     }
 
     Machine* machine_ = nullptr;

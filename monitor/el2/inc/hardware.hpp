@@ -1,6 +1,8 @@
 #pragma once
 
 #include "arch.hpp"
+#include "board.h"
+#include "page_tree.hpp"
 #include "smmu.hpp"
 #include "types.hpp"
 
@@ -33,20 +35,29 @@ public:
         arch::dsb_ishst(); // walkers see entries in program order (Arm ARM B2.3.12)
     }
 
-    // ID_AA64MMFR2_EL1.BBM and the SMMU's alike. A TLB conflict abort that level 2 permits is handled in
-    // traps.cpp.
+    // ID_AA64MMFR2_EL1.BBM and .FWB, and the SMMU's alike. A TLB conflict abort that level 2 of BBM permits is handled
+    // in traps.cpp.
     void detect() {
-        u64 features;
-        asm("mrs %0, id_aa64mmfr2_el1" : "=r"(features));
+        const u64 features = FLEX_READ(id_aa64mmfr2_el1);
         replaces_directly_ = field(features, 55, 52) >= 2 && smmu_.replaces_directly();
+        forces_write_back_ = stage2::no_access_passes_caches(field(features, 43, 40) != 0, smmu_.can_force_write_back(),
+                                                             BOARD_DMA_IS_ALWAYS_COHERENT != 0);
+        if (forces_write_back_) smmu_.force_write_back();
     }
     [[nodiscard]] bool replaces_directly() const { return replaces_directly_; }
+    // HCR_EL2.FWB is to be set on every core before it runs EL1.
+    [[nodiscard]] bool forces_write_back() const { return forces_write_back_; }
+    [[nodiscard]] stage2::Attributes attributes() const {
+        return forces_write_back_ ? stage2::kForced : stage2::kCombined;
+    }
 
     static void core_forget(u64 address) { arch::tlbi_stage2(address); }
+    static void core_forget_combined() { // entries that hold stage 1 and 2 in one
+        arch::dsb_ish();
+        arch::tlbi_stage1_vmid();
+    }
     static void core_forget_all() { arch::tlbi_all_vmid(); }
     static void core_wait() {
-        arch::dsb_ish();
-        arch::tlbi_stage1_vmid(); // entries that hold stage 1 and 2 combined
         arch::dsb_ish();
         // Some cores (Cortex-A76 erratum 1286807 and kin) need one more TLBI and DSB before the first is
         // complete everywhere.
@@ -59,8 +70,8 @@ public:
     void device_forget_all(u16 vmid) { smmu_.forget_all(vmid); }
     void device_wait() { smmu_.wait(); }
 
-    static void settle_caches(u64 address, u64 bytes) {
-        if (!arch::caches_hide_memory()) return;
+    void settle_caches(u64 address, u64 bytes) const {
+        if (forces_write_back_ || !arch::caches_hide_memory()) return;
         const u64 line = arch::cache_line();
         for (u64 a = address; a < address + bytes; a += line) arch::clean_and_invalidate(a);
         arch::dsb();
@@ -74,6 +85,7 @@ public:
 private:
     Smmu smmu_;
     bool replaces_directly_ = false;
+    bool forces_write_back_ = false;
 };
 
 } // namespace flex::monitor

@@ -31,16 +31,35 @@ constexpr u64 kMemory = bits(5, 2, 0xf) | kReadWrite | descriptor::kInnerShareab
 // Device-GRE: the stricter of this and Linux's own stage 1 attribute holds.
 constexpr u64 kDevice = bits(5, 2, 0x3) | kReadWrite | descriptor::kAccessed | bit(54);
 constexpr u64 kDeviceReadOnly = bits(5, 2, 0x3) | kReadOnly | descriptor::kAccessed | bit(54);
+
+// What a tree says of memory and of devices.
+struct Attributes {
+    u64 memory = 0, device = 0, device_read_only = 0;
+};
+constexpr Attributes kCombined{kMemory, kDevice, kDeviceReadOnly};
+// MemAttr as HCR_EL2.FWB and STE.S2FWB read it (FEAT_S2FWB, Arm ARM D8.6.6): memory is write-back and devices are
+// nGnRE, whatever stage 1 or the device says.
+constexpr u64 with_type(u64 attributes, u64 type) { return (attributes & ~bits(5, 2, 0xf)) | bits(5, 2, type); }
+constexpr Attributes kForced{with_type(kMemory, 0x6), with_type(kDevice, 0x1), with_type(kDeviceReadOnly, 0x1)};
+
+// Does every access of the normal world go through the caches, so that these and memory never hold two versions of a
+// frame? Cores must be able to force write-back, and devices' accesses must be forced too, or be coherent whatever
+// their type.
+constexpr bool no_access_passes_caches(bool cores_force, bool smmu_forces, bool devices_always_coherent) {
+    return cores_force && (smmu_forces || devices_always_coherent);
+}
 } // namespace stage2
 
 constexpr unsigned kInputBits = 39;
 constexpr u64 level_bytes(unsigned level) { return u64{1} << (12 + 9 * (3 - level)); }
 static_assert(level_bytes(1) == kGiB && level_bytes(2) == 2 * kMiB && level_bytes(3) == kFrameSize);
 
-// Input addresses whose translations have to be forgotten; past a limit one "forget everything" is cheaper.
+// Input addresses whose translations have to be forgotten; past a limit one "forget everything" is cheaper. For cores it is low: each
+// address is a broadcast, and whatever they hold of both stages combined goes in any case (core_forget_combined).
 class TlbBatch final {
 public:
     static constexpr unsigned kMost = 64;
+    static constexpr unsigned kMostForCores = 4;
     void add(u64 address) {
         if (count_ == kMost) all_ = true;
         if (!all_) addresses_[count_++] = address;
@@ -49,6 +68,7 @@ public:
     void clear() { count_ = 0, all_ = false; }
     [[nodiscard]] bool empty() const { return count_ == 0 && !all_; }
     [[nodiscard]] bool everything() const { return all_; }
+    [[nodiscard]] bool everything_for_cores() const { return all_ || count_ > kMostForCores; }
     [[nodiscard]] const u64* begin() const { return addresses_; }
     [[nodiscard]] const u64* end() const { return addresses_ + count_; }
 
@@ -68,9 +88,11 @@ struct TreeUsers {
 // One translation tree. A Machine offers
 //   u64 load(const u64* slot); void store(u64* slot, u64 value)     a table entry, visible to hardware
 //   walkers in program order bool replaces_directly()                                        FEAT_BBM level 2
-//   in cores and SMMU: no break-before-make void core_forget(u64 address), core_forget_all(), core_wait()
-//   TLBI by IPA / by VMID; DSB and all it takes void device_forget(vmid, address), device_forget_all(vmid),
-//   device_wait()
+//   in cores and SMMU: no break-before-make
+//   void core_forget(u64 address)    TLBI by IPA: of stage 2 alone; after all of them core_forget_combined()
+//   void core_forget_all()           TLBI by VMID: of both stages
+//   void core_wait()                 DSB and all it takes
+//   void device_forget(vmid, address), device_forget_all(vmid), device_wait()
 //
 // Changes are made in three steps: prepare() may fail and changes no translation; map()/unmap() cannot fail;
 // sync() makes cores and devices forget the old state. Until sync() returns, a user may still see what was.
@@ -136,12 +158,12 @@ public:
         return true;
     }
 
-    // The entry must have been prepared and not be in use.
-    void map(u64 address, unsigned level, u64 attributes) {
-        set(address, level, descriptor::leaf(address, level, attributes));
+    // `count` entries one behind the other in one table, the first of which has been prepared. None is in use.
+    void map(u64 address, unsigned level, u64 attributes, u64 count = 1) {
+        set(address, level, count, descriptor::leaf(address, level, attributes));
     }
 
-    void unmap(u64 address, unsigned level) { set(address, level, 0); }
+    void unmap(u64 address, unsigned level, u64 count = 1) { set(address, level, count, 0); }
 
     // Restores the invariant along the path to `address`: full tables become blocks, empty ones go.
     void tidy(u64 address) {
@@ -195,25 +217,29 @@ private:
     static unsigned index(u64 address, unsigned level) { return (address / level_bytes(level)) % 512; }
     static u64* next(u64 d) { return reinterpret_cast<u64*>(d & descriptor::kAddress); }
 
-    void set(u64 address, unsigned level, u64 d) {
+    // d: the first entry, or 0 for none; leaves are contiguous.
+    void set(u64 address, unsigned level, u64 count, u64 d) {
 #ifdef FLEX_WITHOUT_COPY_ONCE
         if (!prepare(address, level)) return; // in that build the list may name another address by now
 #endif
         u64* table = root_;
         for (unsigned l = 1; l < level; l++) table = next(machine_->load(&table[index(address, l)]));
         u64* slot = &table[index(address, level)];
-        const u64 old = machine_->load(slot);
-        machine_->store(slot, d);
         TableUse& use = pool_->use(table);
-        if (descriptor::table(old, level)) {
-            retire_tree(next(old), level + 1);
-            use.tables--;
-            batch_.add_everything();
-        } else if (descriptor::valid(old)) {
-            use.leaves--;
-            batch_.add(address);
+        const u64 step = level_bytes(level);
+        for (u64 i = 0; i < count; i++, slot++, address += step) {
+            const u64 old = machine_->load(slot);
+            machine_->store(slot, d == 0 ? 0 : d + i * step);
+            if (descriptor::table(old, level)) {
+                retire_tree(next(old), level + 1);
+                use.tables--;
+                batch_.add_everything();
+            } else if (descriptor::valid(old)) {
+                use.leaves--;
+                batch_.add(address);
+            }
         }
-        if (descriptor::valid(d)) use.leaves++;
+        if (d != 0) use.leaves = static_cast<u16>(use.leaves + count);
     }
 
     // Break-before-make (Arm ARM D8.16.1) unless the hardware needs none. The gap is why a stage 2 fault on a
@@ -282,10 +308,11 @@ private:
     }
 
     void forget_in_cores() {
-        if (batch_.everything()) {
+        if (batch_.everything_for_cores()) {
             machine_->core_forget_all();
         } else {
             for (const u64 address : batch_) machine_->core_forget(address);
+            machine_->core_forget_combined();
         }
         machine_->core_wait();
     }

@@ -25,6 +25,10 @@ public:
 
     // FEAT_BBM level 2 in the SMMU (IDR3.BBML).
     [[nodiscard]] bool replaces_directly() const { return replaces_directly_; }
+    // IDR3.FWB: stage 2 can say that memory is write-back, whatever the device says. force_write_back(): it does, from
+    // the next start() or set_stream() on; the trees have to be written for it (stage2::kForced).
+    [[nodiscard]] bool can_force_write_back() const { return can_force_write_back_; }
+    void force_write_back() { forces_write_back_ = can_force_write_back_; }
 
     void forget(u16 vmid, u64 address);
     void forget_all(u16 vmid);
@@ -35,7 +39,9 @@ public:
     u64 drain_events();
 
 private:
+    // Into the queue; the SMMU is told by tell(), at the latest in wait().
     void command(u64 low, u64 high);
+    void tell();
     void write_and_acknowledge(u64 control, u64 acknowledge, u32 value);
     void set_entry(unsigned stream, Stream to);
 
@@ -43,8 +49,11 @@ private:
     const u64* roots_[2] = {};
     u16 vmids_[2] = {};
     u32 produced_ = 0;
+    u32 consumed_ = 0; // of the commands, as last read: no more are under way
     u32 consumed_events_ = 0;
     bool replaces_directly_ = false;
+    bool can_force_write_back_ = false;
+    bool forces_write_back_ = false;
 };
 
 } // namespace flex::monitor

@@ -18,6 +18,8 @@ constexpr u64 kHcr = bit(0)    // VM: stage 2
                      | bit(40) // APK, API: pointer authentication belongs to EL1
                      | bit(41);
 
+constexpr u64 kForceWriteBack = bit(46); // FWB: stage 2 decides what is cacheable, not EL1
+
 // MDCR_EL2 (D19.3.18): debug, OS lock, debug ROM, PMU, SPE, trace filter trap; the PMU, SPE and trace buffers
 // are EL2's.
 constexpr u64 kMdcr = bit(5)     // TPMCR
@@ -46,7 +48,7 @@ void set_up_el2() {
     const u64 vmid = FlexMemory<Hardware>::kNormalVmid;
     FLEX_WRITE(vtcr_el2, vtcr());
     FLEX_WRITE(vttbr_el2, vmid << 48 | root);
-    FLEX_WRITE(hcr_el2, kHcr);
+    FLEX_WRITE(hcr_el2, kHcr | (the_monitor.hardware.forces_write_back() ? kForceWriteBack : 0));
     const u64 counters = field(FLEX_READ(pmcr_el0), 15, 11);
     FLEX_WRITE(mdcr_el2, kMdcr | counters); // HPMN: all counters in EL1's range, and they trap
     FLEX_WRITE(cptr_el2, kCptr);

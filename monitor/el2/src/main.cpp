@@ -58,25 +58,26 @@ void map_for_linux(const DeviceRegions& devices, unsigned cores) {
     Monitor& m = the_monitor;
     PageTree<Hardware>& tree = m.memory.normal_tree();
     const Layout& layout = m.layout;
+    const stage2::Attributes attributes = m.hardware.attributes();
     const auto map = [&](u64 base, u64 end, u64 attributes) {
         if (base < end) FLEX_REQUIRE(tree.map_region({base, end - base}, attributes));
     };
-    map(layout.dram.base, layout.region.base, stage2::kMemory);
-    map(layout.region.end(), layout.dram.end(), stage2::kMemory);
+    map(layout.dram.base, layout.region.base, attributes.memory);
+    map(layout.region.end(), layout.dram.end(), attributes.memory);
     for (unsigned i = 0; i < devices.count; i++) {
         // Beyond the 512 GiB that the tree covers (a PCIe window QEMU may place there): Linux cannot reach
         // it.
         if (devices.regions[i].end() >> kInputBits != 0) continue;
-        map(devices.regions[i].base, devices.regions[i].end(), stage2::kDevice);
+        map(devices.regions[i].base, devices.regions[i].end(), attributes.device);
     }
     m.ecam = devices.ecam;
-    map(m.ecam.base, m.ecam.end(), stage2::kDeviceReadOnly);
+    map(m.ecam.base, m.ecam.end(), attributes.device_read_only);
     m.redistributors = {devices.redistributors.base, cores * kGicrCoreBytes};
     FLEX_REQUIRE(m.redistributors.bytes <= devices.redistributors.bytes);
     for (unsigned core = 0; core < cores; core++) {
         const u64 frames = devices.redistributors.base + core * kGicrCoreBytes;
-        map(frames, frames + kGicrFrameBytes, stage2::kDeviceReadOnly);
-        map(frames + kGicrFrameBytes, frames + kGicrCoreBytes, stage2::kDevice);
+        map(frames, frames + kGicrFrameBytes, attributes.device_read_only);
+        map(frames + kGicrFrameBytes, frames + kGicrCoreBytes, attributes.device);
     }
 }
 

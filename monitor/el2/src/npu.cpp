@@ -67,8 +67,9 @@ Status NpuMachine::locate(flex_npu_control& where) {
 }
 
 template <class Action> void NpuMachine::for_each_region(Action action) const {
-    action(Region{the_monitor.ecam.base + NpuFunction::kAt, kFrameSize}, stage2::kDeviceReadOnly);
-    for (const Region& bar : windows_.bars) action(bar, stage2::kDevice);
+    const stage2::Attributes attributes = the_monitor.hardware.attributes();
+    action(Region{the_monitor.ecam.base + NpuFunction::kAt, kFrameSize}, attributes.device_read_only);
+    for (const Region& bar : windows_.bars) action(bar, attributes.device);
 }
 
 // The page-table frames that this takes stay until show(), which therefore needs none.

@@ -61,7 +61,9 @@ void Smmu::init(u64 base, const u64* normal_root, const u64* flex_root, u16 norm
     FLEX_REQUIRE(field(idr0, 4, 4) == 1);                        // COHACC: walks and queues are coherent
     FLEX_REQUIRE(field(idr0, 3, 2) >= 2);                        // TTF: AArch64 tables
     FLEX_REQUIRE(field(arch::read32(base_ + kIdr1), 5, 0) >= 8); // SIDSIZE: bus 0 fits
-    replaces_directly_ = field(arch::read32(base_ + kIdr3), 12, 11) == 2;
+    const u32 idr3 = arch::read32(base_ + kIdr3);
+    replaces_directly_ = field(idr3, 12, 11) == 2;
+    can_force_write_back_ = (idr3 & bit(8)) != 0;
 
     // Inner-shareable write-back for tables and queues (CR1), events recorded, no interrupts: the monitor
     // polls.
@@ -80,6 +82,7 @@ void Smmu::init(u64 base, const u64* normal_root, const u64* flex_root, u16 norm
     arch::write32(base_ + kEventsProduced, 0);
     arch::write32(base_ + kEventsConsumed, 0);
     produced_ = 0;
+    consumed_ = 0;
     consumed_events_ = 0;
     arch::dsb();
 
@@ -132,7 +135,8 @@ void Smmu::set_entry(unsigned stream, Stream to) {
                             bits(43, 42, 1) | bits(45, 44, 3) | bits(47, 46, 0) | bits(50, 48, 2) | bit(51) |
                             bit(53) | bit(58));
     set(entry.words[3], address_of(roots_[tree]));
-    set(entry.words[1], bits(45, 44, 1)); // SHCFG: shareability as incoming
+    // SHCFG: shareability as incoming; S2FWB.
+    set(entry.words[1], bits(45, 44, 1) | (forces_write_back_ ? bit(25) : 0));
     arch::dsb();
     set(entry.words[0], kValid | kConfigStage2);
 }
@@ -145,21 +149,30 @@ void Smmu::forget_all(u16 vmid) { command(kForgetVmid | static_cast<u64>(vmid) <
 
 void Smmu::wait() {
     command(kSync, 0);
+    tell();
     while (((arch::read32(base_ + kCommandsConsumed) ^ produced_) & kPointerMask) != 0) {
         // A command error would stop the queue for ever; the monitor's commands are all well-formed.
         FLEX_REQUIRE(((arch::read32(base_ + kGlobalError) ^ arch::read32(base_ + kGlobalErrorN)) & 1) == 0);
         arch::yield();
     }
+    consumed_ = produced_;
     arch::dsb();
 }
 
 void Smmu::command(u64 low, u64 high) {
     const auto full = [&] {
-        return ((arch::read32(base_ + kCommandsConsumed) ^ produced_) & kPointerMask) == kQueueEntries;
+        if (((consumed_ ^ produced_) & kPointerMask) == kQueueEntries) consumed_ = arch::read32(base_ + kCommandsConsumed);
+        return ((consumed_ ^ produced_) & kPointerMask) == kQueueEntries;
     };
-    while (full()) arch::yield();
+    while (full()) {
+        tell();
+        arch::yield();
+    }
     command_queue[produced_ % kQueueEntries] = {{low, high}};
     produced_ = (produced_ + 1) & kPointerMask;
+}
+
+void Smmu::tell() {
     arch::dsb();
     arch::write32(base_ + kCommandsProduced, produced_);
 }

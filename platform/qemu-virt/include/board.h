@@ -86,6 +86,12 @@
 /* QEMU's memory is fresh at power-on (a new memfd, all zero) and kept over a reset. A board without this has its DRAM zeroed by the monitor. */
 #define BOARD_DRAM_IS_ZERO_AT_POWER_ON 1
 
+/*
+ * QEMU's devices read and write the memory that the cores see, whatever memory type their accesses or the SMMU's tables have. A board
+ * without this needs an SMMU that forces write-back (SMMU_IDR3.FWB), or frames are cleaned and invalidated when they change hands.
+ */
+#define BOARD_DMA_IS_ALWAYS_COHERENT 1
+
 /* ---- Who lies where in DRAM at start (QEMU's loader, TF-A's BL2) ---- */
 
 #define BOARD_DTB_BASE 0x40000000 /* QEMU puts it there when firmware runs; TF-A adds its nodes in place */
