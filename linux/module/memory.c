@@ -20,6 +20,8 @@
 #define FLEX_REQUEST_BYTES_MAX SZ_16M
 #define FLEX_REQUEST_RANGES_MAX (FLEX_REQUEST_BYTES_MAX / FLEX_FRAME_SIZE)
 #define FLEX_BUSY_RETRIES 100
+/* Frames in one list, unless it is a single range: the monitor works through it with interrupts masked. */
+#define FLEX_LIST_FRAMES_MAX (SZ_16M / FLEX_FRAME_SIZE)
 
 static_assert(FLEX_REQUEST_RANGES_MAX * sizeof(flex_range_t) <= FLEX_RPC_DATA_BYTES,
 	      "the answer to the largest request fits a slot");
@@ -440,9 +442,10 @@ s64 flex_memory_give_back(struct flex_rpc_slot *slot)
 	mutex_lock(&flex_recall_lock);
 	while (next < count) {
 		unsigned int n = 0;
+		u64 frames = 0;
 		int failed;
 
-		for (; n < FLEX_LIST_MAX && next < count; next++) {
+		for (; n < FLEX_LIST_MAX && frames < FLEX_LIST_FRAMES_MAX && next < count; next++) {
 			flex_range_t range = READ_ONCE(ranges[next]);
 
 			if (flex_frames_claim(range)) {
@@ -451,6 +454,7 @@ s64 flex_memory_give_back(struct flex_rpc_slot *slot)
 				continue;
 			}
 			recall_list[n++] = range;
+			frames += 1ull << flex_range_order(range);
 		}
 		for (u32 i = 0; i < n; i++)
 			pr_debug("  %#llx\n", recall_list[i]);

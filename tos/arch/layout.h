@@ -9,9 +9,10 @@
 #define TOS_VIRTUAL_OFFSET 0xffffff8000000000
 /* Its second GiB holds what comes and goes. */
 #define TOS_DYNAMIC_BASE 0xffffff8040000000
-#define TOS_WINDOW_BASE TOS_DYNAMIC_BASE /* per core: 2 MiB for a block, 2 MiB for pages */
-#define TOS_WINDOW_BYTES_PER_CORE 0x400000
-#define TOS_SHARED_BASE 0xffffff8044000000 /* the RPC area */
+#define TOS_WINDOW_BASE TOS_DYNAMIC_BASE /* per core: 16 MiB for blocks, 2 MiB for pages */
+#define TOS_WINDOW_BLOCKS 8
+#define TOS_WINDOW_BYTES_PER_CORE 0x1200000
+#define TOS_SHARED_BASE 0xffffff8046000000 /* the RPC area */
 #define TOS_FRAME_TABLE_BASE 0xffffff8048000000 /* and the page of the NPU behind it */
 #define TOS_NPU_BASE 0xffffff8050000000 /* its registers, while the program holds it */
 

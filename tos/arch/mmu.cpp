@@ -51,26 +51,31 @@ void unmap_non_secure(u64 at, u64 bytes) {
     tlb::invalidate(at, bytes);
 }
 
-u8* open_block_window(u32 core, u64 physical) {
-    return map_non_secure(window_at(core), physical, kBlockBytes);
-}
-
-u8* open_page_window(u32 core, Span<const u64> frames) {
-    const u64 base = window_at(core) + kBlockBytes;
-    for (u64 i = 0; i < frames.size; i++) {
-        if (map_non_secure(base + i * kPageBytes, frames[i], kPageBytes) == nullptr) return nullptr;
+static u8* open_window(u64 base, Span<const u64> pieces, u64 bytes_each) {
+    for (u64 i = 0; i < pieces.size; i++) {
+        if (map_non_secure(base + i * bytes_each, pieces[i], bytes_each) == nullptr) return nullptr;
     }
     return reinterpret_cast<u8*>(base);
 }
 
+u8* open_block_window(u32 core, Span<const u64> blocks) {
+    return open_window(window_at(core), blocks, kBlockBytes);
+}
+
+u8* open_page_window(u32 core, Span<const u64> frames) {
+    return open_window(window_at(core) + kWindowBlocks * kBlockBytes, frames, kPageBytes);
+}
+
 void close_window(u32 core) {
-    const u64 base = window_at(core);
+    const u64 base = window_at(core), pages = base + kWindowBlocks * kBlockBytes;
     bool stuck = false;
-    const PageTable::Leaf block = g_kernel_table.take(base, base + kBlockBytes, stuck);
-    if (block.bytes != 0) tlb::invalidate_block(base);
-    u64 end = base + kBlockBytes;
-    while (g_kernel_table.take(end, base + 2 * kBlockBytes, stuck).bytes != 0) end += kPageBytes;
-    if (end != base + kBlockBytes) tlb::invalidate(base + kBlockBytes, end - base - kBlockBytes);
+    u64 at = base;
+    while (at < pages && g_kernel_table.take(at, pages, stuck).bytes != 0) at += kBlockBytes;
+    if (at == base + kBlockBytes) tlb::invalidate_block(base);
+    else if (at != base) tlb::invalidate(base, at - base);
+    at = pages;
+    while (g_kernel_table.take(at, pages + kBlockBytes, stuck).bytes != 0) at += kPageBytes;
+    if (at != pages) tlb::invalidate(pages, at - pages);
 }
 
 } // namespace flex::tos

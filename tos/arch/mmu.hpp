@@ -27,15 +27,16 @@ void unmap_non_secure(u64 at, u64 bytes);
 [[nodiscard]] u8* map_device(u64 at, u64 physical, u64 bytes);
 
 /*
- * A window of this core onto frames of Flex-Mem. `block`: 2 MiB-aligned; `pages`: up to 512 frames in any
- * order, one behind the other. close_window() before the frames may be released: no core can reach them
- * through it afterwards. Takes the kernel's lock itself where it changes tables; call without it.
+ * A window of this core onto frames of Flex-Mem, one behind the other, in any order: up to kWindowBlocks aligned
+ * blocks of 2 MiB, or up to kWindowPages frames. close_window() before the frames may be released: no core can
+ * reach them through it afterwards. With the kernel's lock.
  */
-[[nodiscard]] u8* open_block_window(u32 core, u64 physical);
+constexpr u32 kWindowBlocks = TOS_WINDOW_BLOCKS, kWindowPages = kPagesPerBlock;
+[[nodiscard]] u8* open_block_window(u32 core, Span<const u64> blocks);
 [[nodiscard]] u8* open_page_window(u32 core, Span<const u64> frames);
 void close_window(u32 core);
 
-/* zeroes [at, at + bytes), multiples of 4 KiB */
+/* zeroes [at, at + bytes), multiples of 4 KiB, by the fastest means the core has */
 extern "C" void zero_memory(void* at, u64 bytes);
 
 } // namespace flex::tos

@@ -72,10 +72,21 @@ copy_user_fixup:
     mov x0, x2
     ret
 
-/* zero_memory(address, bytes): both multiples of 4 KiB, so of every size DC ZVA may have (DCZID_EL0: 4 << BS, at most 2 KiB). */
+/*
+ * zero_memory(address, bytes): both multiples of 4 KiB, so of every size DC ZVA may have (DCZID_EL0: 4 << BS, at most 2 KiB). With
+ * FEAT_MOPS (ID_AA64ISAR2_EL1) the core chooses its own way; EL1 of the secure state has the instructions while no S-EL2 is in use.
+ */
+    .arch_extension mops
     .global zero_memory
 zero_memory:
-    mrs x2, dczid_el0
+    mrs x2, s3_0_c0_c6_2
+    ubfx x2, x2, #16, #4
+    cbz x2, 3f
+    setp [x0]!, x1!, xzr
+    setm [x0]!, x1!, xzr
+    sete [x0]!, x1!, xzr
+    ret
+3:  mrs x2, dczid_el0
     tbnz x2, #4, 2f /* DZP: prohibited */
     and x2, x2, #15
     mov x3, #4

@@ -13,8 +13,9 @@ namespace flex::tos {
 namespace {
 
 constexpr u64 kZeroStepBytes = 32768; /* some 10 us */
-constexpr u32 kWindowFrames = 128;
-constexpr u32 kCollectRanges = 256; /* leaves taken under one lock */
+constexpr u32 kCollectLeaves = 512; /* taken under one lock */
+/* As much is collected before it is given back: each time costs a way to the normal world and back. */
+constexpr u64 kGiveBackBytes = u64{64} << 20;
 constexpr u32 kBlockOrder = 9;
 constexpr u64 kNpuLookNs = 10'000'000;
 
@@ -42,14 +43,16 @@ void advance(MemoryJob& job, u64 bytes) {
     }
 }
 
-/* The frames behind the job's position, singly, as long as they are in small ranges. */
-u32 next_frames(const MemoryJob& job, u64 (&frames)[kWindowFrames]) {
+/* What lies behind the job's position, in pieces of `bytes_each`, as long as the ranges are alike: blocks, or smaller. */
+u32 next_pieces(const MemoryJob& job, Span<u64> pieces, u64 bytes_each) {
+    const auto is_block = [&](u32 i) { return range_order(job.list[i]) >= kBlockOrder; };
+    const bool blocks = is_block(job.at);
     u32 count = 0;
-    u64 offset = job.offset;
-    for (u32 i = job.at; i < job.count && range_order(job.list[i]) < kBlockOrder; i++, offset = 0) {
-        for (; offset < range_bytes(job.list[i]); offset += kPageBytes) {
-            if (count == kWindowFrames) return count;
-            frames[count++] = range_address(job.list[i]) + offset;
+    u64 offset = align_down(job.offset, bytes_each);
+    for (u32 i = job.at; i < job.count && is_block(i) == blocks; i++, offset = 0) {
+        for (; offset < range_bytes(job.list[i]); offset += bytes_each) {
+            if (count == pieces.size) return count;
+            pieces[count++] = range_address(job.list[i]) + offset;
         }
     }
     return count;
@@ -60,20 +63,12 @@ u32 next_frames(const MemoryJob& job, u64 (&frames)[kWindowFrames]) {
 bool zero_some(MemoryJob& job) {
     const u32 core = this_core().index;
     while (job.at < job.count) {
-        u64 bytes;
-        u64 skip = 0;
-        u8* window;
-        if (range_order(job.list[job.at]) >= kBlockOrder) {
-            const u64 physical = range_address(job.list[job.at]) + job.offset;
-            window = open_block_window(core, align_down(physical, kBlockBytes));
-            skip = physical & (kBlockBytes - 1);
-            bytes = kBlockBytes - skip;
-        } else {
-            u64 frames[kWindowFrames];
-            const u32 count = next_frames(job, frames);
-            window = open_page_window(core, {frames, count});
-            bytes = count * kPageBytes;
-        }
+        u64 pieces[kWindowPages];
+        const bool blocks = range_order(job.list[job.at]) >= kBlockOrder;
+        const u64 each = blocks ? kBlockBytes : kPageBytes;
+        const u32 count = next_pieces(job, {pieces, blocks ? kWindowBlocks : kWindowPages}, each);
+        const u64 skip = job.offset % each, bytes = count * each - skip;
+        u8* window = blocks ? open_block_window(core, {pieces, count}) : open_page_window(core, {pieces, count});
         if (window == nullptr) panic("no table for a window");
         u64 done;
         {
@@ -130,6 +125,14 @@ void put_into_pool(MemoryJob& job) {
     if (g_pool.frames() > kPoolHigh) kick_service();
 }
 
+/* The list has no room for another step, or is worth a way to the normal world. */
+bool enough_collected(const MemoryJob& job) {
+    if (job.count + kCollectLeaves > MemoryJob::kRanges) return true;
+    u64 bytes = 0;
+    for (u32 i = 0; i < job.count; i++) bytes += range_bytes(job.list[i]);
+    return bytes >= kGiveBackBytes;
+}
+
 } // namespace
 
 Next release_step(Thread& thread) {
@@ -152,26 +155,29 @@ Next release_step(Thread& thread) {
 Next collect_step(Thread& thread) {
     MemoryJob& job = *thread.job;
     thread.step = collect_step;
-    job.at = 0;
+    job.at = 0; /* nothing of the list is zero yet */
     job.offset = 0;
     const u64 from = job.front;
     bool stuck = false;
     u32 taken = 0;
-    while (taken < kCollectRanges) {
+    while (taken < kCollectLeaves) {
         const PageTable::Leaf leaf = g_program.table.take(job.front, job.end, stuck);
         if (leaf.bytes == 0) break;
         taken++;
         job.front = leaf.va + leaf.bytes;
         if ((leaf.attributes & leaf::kNonSecure) == 0) continue; /* a page of the image itself */
         g_program.mapped_frames -= leaf.bytes / kPageBytes;
-        job.list[job.count++] = FLEX_RANGE(leaf.physical, leaf.bytes == kBlockBytes ? kBlockOrder : 0);
+        const u32 order = leaf.bytes == kBlockBytes ? kBlockOrder : 0;
+        /* The store takes single frames; the normal world gets back as large ranges as there are. */
+        if (job.to_pool) job.list[job.count++] = FLEX_RANGE(leaf.physical, order);
+        else append_range(Span<flex_range_t>(job.list), job.count, leaf.physical, order);
     }
     if (taken != 0) {
         tlb::invalidate(from, job.front - from);
         g_program.table.prune(from, job.front);
+        if (job.count == 0 || (!job.to_pool && !enough_collected(job))) return Next::Again;
     }
     if (job.count != 0) return release_step(thread);
-    if (taken != 0) return Next::Again;
     /* Nothing is left; or a block could not be split, which happens only when no table is left: then it
      * stays. */
     if (job.finally != nullptr) return job.finally(thread);
