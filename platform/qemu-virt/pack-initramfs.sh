@@ -8,8 +8,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 target=${FLEX_TARGET_DIR:-$here/../../build/target}
 output=$1 init=$2 agent=$3
 shift 3
-# Network to the host, folders shared with the host. All else (PCI host, virtio-pci, console) is built in.
-needed=(virtio_net 9pnet_virtio 9p)
+# Network to the host, folders shared with the host, files with a page cache of their own (for measurements). All else (PCI host,
+# virtio-pci, console) is built in.
+needed=(virtio_net 9pnet_virtio 9p loop ext4)
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
