@@ -12,6 +12,7 @@
 #include "cli/client.h"
 #include "cli/client_bench_device.h"
 #include "cli/client_cache_bench.h"
+#include "cli/client_give_back_bench.h"
 #include "cli/client_npu_bench.h"
 #include "cli/output.h"
 #include "launcher/paths.h"
@@ -28,14 +29,14 @@ constexpr double kFramesPerBlock = 512; // 2 MiB
 struct Options {
     unsigned rounds = 5, boots = 3;
     BenchMachine machine;
-    bool npu_only = false, cache_only = false;
+    bool npu_only = false, cache_only = false, give_back_only = false;
     std::string model;
 };
 
-Answer ask(const BenchDevice& device) {
+Answer ask(const BenchDevice& device, unsigned tokens = 32) {
     AskOptions options;
     options.temperature = 0;
-    options.max_tokens = 32;
+    options.max_tokens = tokens;
     return device.api().ask(kModel, {{"user", kQuestion}}, options, "", [](const std::string&) {});
 }
 
@@ -113,6 +114,7 @@ Json measure_memory(BenchDevice& device, const Options& options) {
     result["first_token"] = first_token(device, options.rounds);
     result["per_4_kib"] = json_of(frame_costs(device, 0, options.rounds), 1);
     result["per_2_mib"] = json_of(frame_costs(device, 9, options.rounds), kFramesPerBlock);
+    result["give_back"] = measure_give_back(device, options.rounds, [&] { static_cast<void>(ask(device, 1)); });
     const double switches = static_cast<double>(device.number("tos/switches"));
     result["interrupts"] = {{"count", switches},
                             {"mean_us", switches == 0 ? 0 : static_cast<double>(device.number("tos/switch_total_ns")) / switches / 1000},
@@ -124,6 +126,11 @@ Json measure_memory(BenchDevice& device, const Options& options) {
 Json measure(const Options& options) {
     BenchDevice device(options.machine);
     if (options.cache_only) return measure_cache(device, options.rounds);
+    if (options.give_back_only) {
+        device.boot();
+        seal_for(device.folder().string(), options.model, kModel, "auto");
+        return {{"give_back", measure_give_back(device, options.rounds, [&] { static_cast<void>(ask(device, 1)); })}};
+    }
     Json result = options.npu_only ? Json::object() : measure_memory(device, options);
     result["npu"] = measure_npu(
         device, {options.model, options.rounds, !options.machine.instructions, !options.npu_only});
@@ -141,6 +148,7 @@ void print_memory(const Json& r) {
         std::printf("%-32s %10.1f %10.1f %10.1f %10.1f us\n", text, value(c, "allocate_us"), value(c, "protect_us"),
                     value(c, "recall_us"), value(c, "free_us"));
     }
+    print_give_back(r.at("give_back"));
     const Json& t = r.at("first_token");
     std::printf("first token, model not in memory %10.0f ms: check %.0f, allocate %.0f, load %.0f, decrypt %.0f, compute %.0f\n",
                 value(t, "ttft_ms"), value(t, "check_ms"), value(t, "allocate_ms"), value(t, "load_ms"), value(t, "decrypt_ms"),
@@ -164,6 +172,7 @@ void register_device_bench(CLI::App& app) {
     command->add_flag("--npu-only", options->npu_only, "only what concerns the NPU, and no inference on the CPU");
     command->add_flag("--cache-only", options->cache_only,
                       "only first tokens of two synthetic models by what of them is in memory, and while Linux runs short of it");
+    command->add_flag("--give-back-only", options->give_back_only, "only what it takes to have 64 MiB of weights back")->excludes("--npu-only");
     command->add_flag("--instructions", options->machine.instructions,
                       "the guest's clock counts instructions, 2 ns each: what the code costs, free of the host's noise");
     command->add_option("--model", options->model, "a GGUF to load")->check(CLI::ExistingFile)->capture_default_str();
@@ -171,6 +180,7 @@ void register_device_bench(CLI::App& app) {
         const Json result = measure(*options);
         if (json_wanted()) std::cout << result.dump() << '\n';
         else if (options->cache_only) print_cache(result);
+        else if (options->give_back_only) print_give_back(result.at("give_back"));
         else {
             if (!options->npu_only) print_memory(result);
             print_npu(result.at("npu"));

@@ -155,6 +155,8 @@ enum flex_counter {
 	FLEX_COUNT_MOVED_BY_LINUX, /* of them because Linux wanted the page (compaction and the like) */
 	FLEX_COUNT_MOVES_REFUSED,
 	FLEX_COUNT_MOVE_NS,
+	FLEX_COUNT_ASKS_MET,	/* asks for memory that have brought all they were for */
+	FLEX_COUNT_ASKED_NS,	/* from the ask to its last page with the allocator */
 	FLEX_COUNTERS
 };
 

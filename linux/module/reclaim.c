@@ -4,6 +4,7 @@
  * Asking is asynchronous: the frames come as GIVE_BACK when the framework has chosen, zeroed and released them.
  */
 #include <linux/jiffies.h>
+#include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/shrinker.h>
 #include <linux/spinlock.h>
@@ -19,6 +20,7 @@
 static struct shrinker *shrinker;
 static DEFINE_SPINLOCK(ask_lock);
 static unsigned long asked_frames;	/* still to come */
+static u64 asked_since;			/* ns: when the first of them was asked for */
 static unsigned long last_news;		/* jiffies of the last ask or frame that came */
 static u64 asked_bytes_ever;
 
@@ -29,6 +31,7 @@ u64 flex_reclaim_asked_bytes(void)
 
 static int ask(unsigned long frames)
 {
+	u64 start = ktime_get_ns();
 	struct arm_smccc_res res;
 	unsigned long flags;
 
@@ -38,6 +41,8 @@ static int ask(unsigned long frames)
 	if ((s64)res.a0 < 0)
 		return flex_errno(res.a0);
 	spin_lock_irqsave(&ask_lock, flags);
+	if (!asked_frames)
+		asked_since = start;
 	asked_frames += frames;
 	asked_bytes_ever += (u64)frames << FLEX_FRAME_SHIFT;
 	last_news = jiffies;
@@ -60,6 +65,10 @@ void flex_reclaim_note(unsigned long frames)
 	unsigned long flags;
 
 	spin_lock_irqsave(&ask_lock, flags);
+	if (asked_frames && asked_frames <= frames) {
+		flex_count(FLEX_COUNT_ASKS_MET, 1);
+		flex_count(FLEX_COUNT_ASKED_NS, ktime_get_ns() - asked_since);
+	}
 	asked_frames -= min(asked_frames, frames);
 	last_news = jiffies;
 	spin_unlock_irqrestore(&ask_lock, flags);

@@ -139,6 +139,8 @@ FLEX_STAT_ATTRIBUTE(cost, moved_frames, FLEX_COUNT_MOVED);
 FLEX_STAT_ATTRIBUTE(cost, moved_by_linux, FLEX_COUNT_MOVED_BY_LINUX);
 FLEX_STAT_ATTRIBUTE(cost, moves_refused, FLEX_COUNT_MOVES_REFUSED);
 FLEX_STAT_ATTRIBUTE(cost, move_ns, FLEX_COUNT_MOVE_NS);
+FLEX_STAT_ATTRIBUTE(cost, asks_met, FLEX_COUNT_ASKS_MET);
+FLEX_STAT_ATTRIBUTE(cost, asked_ns, FLEX_COUNT_ASKED_NS);
 
 #define FLEX_EMPTY_CALLS 101
 
@@ -189,7 +191,8 @@ static struct attribute *cost_attributes[] = {
 	&cost_recall_ns.attribute.attr,	   &cost_recall_lists.attribute.attr, &cost_free_ns.attribute.attr,
 	&cost_read_ns.attribute.attr,	   &cost_read_bytes.attribute.attr,   &dev_attr_empty_monitor_call_ns.attr,
 	&dev_attr_empty_secure_call_ns.attr, &cost_moved_frames.attribute.attr, &cost_moved_by_linux.attribute.attr,
-	&cost_moves_refused.attribute.attr, &cost_move_ns.attribute.attr, NULL,
+	&cost_moves_refused.attribute.attr, &cost_move_ns.attribute.attr,
+	&cost_asks_met.attribute.attr,	   &cost_asked_ns.attribute.attr, NULL,
 };
 
 /* Bytes that the secure world has at the moment. */
