@@ -34,7 +34,7 @@ double weights_ms(BenchDevice& device) {
 void make_file(BenchDevice& device) {
     const fs::path data = device.folder() / platform::files::kData;
     fs::copy_file(platform::repository() / "build/device/linux/flex-page-cache", data / "flex-page-cache", fs::copy_options::overwrite_existing);
-    device.run("modprobe loop && modprobe ext4 && mkdir -p /run/cache /run/cgroup && mount -t cgroup2 cgroup2 /run/cgroup && "
+    device.run("modprobe loop && modprobe crc32c_generic && modprobe ext4 && mkdir -p /run/cache /run/cgroup && mount -t cgroup2 cgroup2 /run/cgroup && "
                "echo +memory > /run/cgroup/cgroup.subtree_control && mkdir -p /run/cgroup/bench");
     const fs::path image = data / "page-cache.img";
     fs::create_directories(data / "page-cache");

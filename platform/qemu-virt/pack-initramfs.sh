@@ -10,7 +10,7 @@ output=$1 init=$2 agent=$3
 shift 3
 # Network to the host, folders shared with the host, files with a page cache of their own (for measurements). All else (PCI host,
 # virtio-pci, console) is built in.
-needed=(virtio_net 9pnet_virtio 9p loop ext4)
+needed=(virtio_net 9pnet_virtio 9p loop ext4 crc32c_generic)
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
