@@ -87,6 +87,8 @@ void drop_slot(Thread& thread) {
 }
 
 void complete_slots(u32 mask) {
+    /* Late answers to a program that has ended, such as to its last lines of log: the shared area is not mapped any more. */
+    if (g_program.life == Life::None || g_program.life == Life::Ended) return;
     u32 refused = 0;
     u32 done = g_slots.complete(mask, refused);
     g_statistics.answers_refused += refused;
