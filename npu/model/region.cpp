@@ -9,6 +9,8 @@ namespace flex::npu::model {
 namespace {
 
 constexpr std::uint64_t kInPage = FLEX_NPU_PAGE - 1;
+/// As far as anybody looks ahead: nothing moves more at a time (dma.cpp).
+constexpr std::size_t kPagesTogether = 16;
 
 } // namespace
 
@@ -56,8 +58,14 @@ Region::Place Region::find(std::uint64_t offset) const {
     const std::uint64_t within = offset % FLEX_NPU_BLOCK, entry = (*blocks_)[block];
     if ((entry & FLEX_NPU_ENTRY_BLOCK) != 0)
         return {(entry & ~FLEX_NPU_ENTRY_BLOCK) + within, FLEX_NPU_BLOCK - within};
+    const Table& pages = *pages_[block];
+    const std::size_t page = within / FLEX_NPU_PAGE;
     const std::uint64_t in_page = within & kInPage;
-    return {(*pages_[block])[within / FLEX_NPU_PAGE] + in_page, FLEX_NPU_PAGE - in_page};
+    std::size_t together = 1;
+    for (const std::size_t most = std::min(pages.size() - page, kPagesTogether);
+         together < most && pages[page + together] == pages[page] + together * FLEX_NPU_PAGE;)
+        ++together;
+    return {pages[page] + in_page, together * FLEX_NPU_PAGE - in_page};
 }
 
 } // namespace flex::npu::model

@@ -318,31 +318,91 @@ TEST_F(BackEndTest, ends_when_the_machine_goes_even_with_a_job_and_a_miss_under_
     EXPECT_EQ(front.used(1), 0u);
 }
 
-TEST(TranslationsTest, an_invalidation_is_done_when_the_last_access_is) {
-    Translations translations;
-    const Fd file(memfd_create("npu-test", MFD_CLOEXEC));
-    ASSERT_EQ(ftruncate(file.get(), 8192), 0);
+/// A new file of two pages at user address 0x1000.
+Message two_pages(const Fd& file) {
+    EXPECT_EQ(ftruncate(file.get(), 8192), 0);
     Message message;
     const MemoryTable table{1, 0, {{0, 8192, 0x1000, 0}}};
     message.header.size = 8 + sizeof(MemoryRegion);
     std::memcpy(message.payload.data(), &table, message.header.size);
     message.fds.emplace_back(dup(file.get()));
-    auto memory = GuestMemory::map(message);
-    ASSERT_TRUE(memory.has_value());
-    translations.set_memory(std::move(*memory));
+    return message;
+}
 
-    int fds[2];
-    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
-    Channel qemu{Fd(fds[0])};
-    translations.set_channel(Fd(fds[1]));
-    std::thread answering([&] {
+/// Translations over two_pages(), and the other end of their channel.
+struct TranslationsTest : ::testing::Test {
+    TranslationsTest() {
+        EXPECT_TRUE(translations.set_memory(two_pages(file)));
+        int fds[2];
+        EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+        qemu = std::make_unique<Channel>(Fd(fds[0]));
+        translations.set_channel(Fd(fds[1]));
+    }
+    /// Answers a MISS with this translation.
+    void grant(const Iotlb& entry) {
         Message question;
-        ASSERT_TRUE(qemu.receive(question));
-        ASSERT_TRUE(translations.update({0x5000, 0x1000, 0x1000, 3, IotlbType::kUpdate, {}}));
-        qemu.send(kBackEndIotlb, kReply, bytes_of(std::uint64_t{0}));
-    });
-    const model::Window window = translations.open(0x5ff0, 0x100, model::Access::kRead);
-    answering.join();
+        ASSERT_TRUE(qemu->receive(question));
+        ASSERT_TRUE(translations.update(entry));
+        qemu->send(kBackEndIotlb, kReply, bytes_of(std::uint64_t{0}));
+    }
+    /// The window of an open() that asks, and is granted `entry`.
+    model::Window open(std::uint64_t address, std::uint64_t bytes, const Iotlb& entry) {
+        std::thread answering([&] { grant(entry); });
+        const model::Window window = translations.open(address, bytes, model::Access::kRead);
+        answering.join();
+        EXPECT_EQ(window.status, model::Window::Status::kOpen);
+        return window;
+    }
+
+    const Fd file{memfd_create("npu-test", MFD_CLOEXEC)};
+    Translations translations;
+    std::unique_ptr<Channel> qemu;
+};
+
+TEST_F(TranslationsTest, pages_that_lie_together_on_both_sides_are_one_window) {
+    const std::byte* const second =
+        open(0x6000, 1, {0x6000, 0x1000, 0x2000, 3, IotlbType::kUpdate, {}}).data;
+    translations.close();
+    const model::Window window = open(0x5ff0, 0x30, {0x5000, 0x1000, 0x1000, 3, IotlbType::kUpdate, {}});
+    translations.close();
+    EXPECT_EQ(window.data, second - 0x10);
+    // As far as it was looked up when the first page was granted: now both are there.
+    EXPECT_EQ(window.bytes, 0x30u);
+    EXPECT_EQ(translations.open(0x5000, 0x10000, model::Access::kRead).bytes, 0x2000u);
+    translations.close();
+    // The second page goes to another place: what is left of the window is the first.
+    translations.invalidate({0x6000, 0x1000, 0, 0, IotlbType::kInvalidate, {}});
+    EXPECT_EQ(translations.open(0x5000, 0x10000, model::Access::kRead).bytes, 0x1000u);
+    translations.close();
+    open(0x6000, 1, {0x6000, 0x1000, 0x1000, 3, IotlbType::kUpdate, {}});
+    translations.close();
+    EXPECT_EQ(translations.open(0x5000, 0x10000, model::Access::kRead).bytes, 0x1000u);
+    translations.close();
+}
+
+TEST_F(TranslationsTest, memory_that_is_shown_again_stays_where_it_is_and_other_memory_does_not) {
+    const Iotlb entry{0x5000, 0x1000, 0x1000, 3, IotlbType::kUpdate, {}};
+    const std::byte* const data = open(0x5000, 1, entry).data;
+    translations.close();
+    EXPECT_TRUE(translations.set_memory(two_pages(file)));
+    EXPECT_EQ(open(0x5000, 1, entry).data, data) << "and the translation was asked for again";
+    translations.close();
+
+    const Fd other(memfd_create("npu-test", MFD_CLOEXEC));
+    ASSERT_EQ(ftruncate(other.get(), 8192), 0);
+    ASSERT_EQ(pwrite(other.get(), "x", 1, 0), 1);
+    EXPECT_TRUE(translations.set_memory(two_pages(other)));
+    EXPECT_EQ(*open(0x5000, 1, entry).data, std::byte{'x'});
+    translations.close();
+    Message malformed = two_pages(file);
+    malformed.fds.clear();
+    EXPECT_FALSE(translations.set_memory(malformed));
+    EXPECT_EQ(*open(0x5000, 1, entry).data, std::byte{'x'});
+    translations.close();
+}
+
+TEST_F(TranslationsTest, an_invalidation_is_done_when_the_last_access_is) {
+    const model::Window window = open(0x5ff0, 0x100, {0x5000, 0x1000, 0x1000, 3, IotlbType::kUpdate, {}});
     ASSERT_EQ(window.status, model::Window::Status::kOpen);
     EXPECT_EQ(window.bytes, 0x10u); // to the end of what was granted
 
@@ -357,8 +417,8 @@ TEST(TranslationsTest, an_invalidation_is_done_when_the_last_access_is) {
     invalidating.join();
     std::thread refusing([&] {
         Message question;
-        ASSERT_TRUE(qemu.receive(question));
-        qemu.send(kBackEndIotlb, kReply, bytes_of(std::uint64_t{1}));
+        ASSERT_TRUE(qemu->receive(question));
+        qemu->send(kBackEndIotlb, kReply, bytes_of(std::uint64_t{1}));
     });
     EXPECT_EQ(translations.open(0x5ff0, 1, model::Access::kRead).status, model::Window::Status::kRefused);
     refusing.join();

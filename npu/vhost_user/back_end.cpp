@@ -87,12 +87,8 @@ bool BackEnd::handle(Message& message) {
     case Request::kSetProtocolFeatures:
     case Request::kGetQueueNumber:
         return handle_feature(message);
-    case Request::kSetMemoryTable: {
-        auto memory = GuestMemory::map(message);
-        if (!memory) return false;
-        translations_.set_memory(std::move(*memory));
-        return true;
-    }
+    case Request::kSetMemoryTable:
+        return translations_.set_memory(message);
     case Request::kSetBackEndChannel:
         if (message.fds.size() != 1) return false;
         translations_.set_channel(std::move(message.fds[0]));

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 
 namespace flex::npu::vhost_user {
 
@@ -11,6 +12,7 @@ namespace {
 
 /// Those of a message with every kind of descriptor that there is.
 constexpr std::size_t kFdsMax = kMemoryRegionsMax;
+constexpr std::chrono::microseconds kBurstGap(50);
 
 ssize_t receive_some(int fd, std::span<std::byte> to, std::vector<Fd>& fds) {
     alignas(cmsghdr) char control[CMSG_SPACE(kFdsMax * sizeof(int))];
@@ -51,8 +53,19 @@ Fd::~Fd() {
     if (fd_ >= 0) ::close(fd_);
 }
 
+/// A register access or a start of the device is many messages, each sent when the last is answered: the next
+/// one comes sooner than a thread that sleeps wakes up.
+void Channel::await_next() const {
+    const auto give_up = std::chrono::steady_clock::now() + kBurstGap;
+    std::byte first;
+    while (recv(fd_.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN &&
+           std::chrono::steady_clock::now() < give_up) {
+    }
+}
+
 bool Channel::receive(Message& message) {
     message.fds.clear();
+    await_next();
     if (!receive_all(fd_.get(), std::as_writable_bytes(std::span(&message.header, 1)), message.fds))
         return false;
     if ((message.header.flags & kVersionMask) != kVersion || message.header.size > Message::kPayloadMax)

@@ -57,6 +57,8 @@ public:
     [[nodiscard]] int fd() const { return fd_.get(); }
 
 private:
+    void await_next() const;
+
     Fd fd_;
 };
 

@@ -36,8 +36,8 @@ public:
     void interrupt(bool on) override;
     void forget() override;
 
-    /// Also forgets all translations: they point into the old one.
-    void set_memory(GuestMemory memory);
+    /// GuestMemory::show(). Also forgets all translations: they point into the old one.
+    bool set_memory(const Message& table);
     /// Where MISS messages go.
     void set_channel(Fd fd);
     /// False: not a translation that can be used.
