@@ -39,7 +39,8 @@ enum flex_npu_register {
     FLEX_NPU_REG_VERSION = 1, /* FLEX_NPU_VERSION */
     FLEX_NPU_REG_STATUS = 2,  /* bit 0: a job runs */
     FLEX_NPU_REG_RESET = 3,   /* write 1: stop the job (status ABORTED), forget translations, zero SRAM,
-                                 counters and scratch; reads 0 when done */
+                                 counters, scratch and the words DATA and VALUE; reads 0 when done, as DATA
+                                 does, which was 1 */
     FLEX_NPU_REG_POWER = 4,   /* 0 off: jobs end with FLEX_NPU_OFF, SRAM is lost; 1 on (after reset) */
     FLEX_NPU_REG_SRAM_BYTES = 5,
     FLEX_NPU_REG_CORES = 6,

@@ -344,6 +344,9 @@ DeviceStatus ApiClient::status() {
     if (const auto npu = body.find("npu"); npu != body.end() && npu->is_object()) {
         status.npu_jobs = npu->value("jobs", std::uint64_t{0});
         status.npu_busy_ns = npu->value("busy_ns", std::uint64_t{0});
+        status.npu_switches = npu->value("switches", std::uint64_t{0});
+        status.npu_acquire_ns = npu->value("acquire_ns", std::uint64_t{0});
+        status.npu_release_ns = npu->value("release_ns", std::uint64_t{0});
     }
     return status;
 }

@@ -45,6 +45,8 @@ struct DeviceStatus {
     std::vector<Residency> models; ///< open, wholly in memory or in part
     /// That the NPU has ended, and what they took by its own count; 0 without one.
     std::uint64_t npu_jobs = 0, npu_busy_ns = 0;
+    /// How often the secure world took it from Linux, and what taking it and giving it back took in all.
+    std::uint64_t npu_switches = 0, npu_acquire_ns = 0, npu_release_ns = 0;
 };
 
 /// One thread. All functions throw std::runtime_error with one line for the user.

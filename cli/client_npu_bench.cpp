@@ -23,25 +23,30 @@ constexpr unsigned kPrompts[] = {8, 128};
 constexpr unsigned kGenerated = 32;
 constexpr const char *kSecure = "secure world", *kLinux = "Linux";
 
-/// The driver gives the NPU away and takes it back; nobody in the secure world takes hold of it.
+/// The driver gives the NPU away and takes it back; nobody in the secure world takes hold of it. Setting it up
+/// for Linux' next job is not a part of taking it back.
 Json change_of_hands(BenchDevice& device, unsigned rounds) {
     // The secure world keeps it for a moment after its last use.
     device.run(std::string("n=0; until grep -q normal ") + kSysfs +
                "npu/state; do n=$((n+1)); [ $n -lt 200 ] || exit 1; sleep 0.1; done");
-    std::vector<double> give, take;
+    constexpr const char* kNames[] = {"give_us", "take_us", "set_up_us", "give_used_us"};
+    std::vector<double> times[std::size(kNames)];
     const double calls = static_cast<double>(device.number("npu/call_ns")),
                  gives = static_cast<double>(device.number("npu/gives"));
     for (unsigned i = 0; i < rounds; ++i) {
         std::istringstream numbers(device.text("npu/switch_ns"));
-        double given = 0, taken = 0;
-        if (!(numbers >> given >> taken))
-            throw std::runtime_error("the NPU does not change hands: " + numbers.str());
-        give.push_back(given / 1000);
-        take.push_back(taken / 1000);
+        for (std::vector<double>& one : times) {
+            double ns = 0;
+            if (!(numbers >> ns)) throw std::runtime_error("the NPU does not change hands: " + numbers.str());
+            one.push_back(ns / 1000);
+        }
     }
     const double in_monitor = (static_cast<double>(device.number("npu/call_ns")) - calls) /
                               (static_cast<double>(device.number("npu/gives")) - gives) / 1000;
-    return {{"give_us", median(give)}, {"take_us", median(take)}, {"both_in_monitor_us", in_monitor}};
+    Json result;
+    for (std::size_t i = 0; i < std::size(kNames); ++i) result[kNames[i]] = median(times[i]);
+    result["both_in_monitor_us"] = in_monitor;
+    return result;
 }
 
 double empty_job_us(BenchDevice& device) {
@@ -56,7 +61,9 @@ double empty_job_us(BenchDevice& device) {
 /// Asks one place for answers.
 class Questions {
 public:
-    Questions(ApiClient& api, std::string where, bool npu) : api_(api), where_(std::move(where)), npu_(npu) {
+    /// Prompts are those from `number` on: what was asked before is in the cache.
+    Questions(ApiClient& api, std::string where, bool npu, unsigned number = 0)
+        : api_(api), where_(std::move(where)), npu_(npu), number_(number) {
         options_.raw = true;
         options_.temperature = 0;
         options_.npu = npu ? "on" : "off";
@@ -96,7 +103,7 @@ private:
     std::string where_;
     bool npu_;
     AskOptions options_;
-    unsigned number_ = 0;
+    unsigned number_;
 };
 
 /// Nobody has asked yet, so the first question finds the model in storage.
@@ -130,6 +137,26 @@ Json inference(ApiClient api, const char* where, bool npu, unsigned rounds) {
     if (!decode.empty()) result["decode"] = {{"tokens_per_second", median(decode)}, {"npu_pass", pass}};
     spdlog::info("  {}, {}: {}", where, npu ? "NPU" : "CPU", result.dump());
     return result;
+}
+
+/// Linux and the secure world want the NPU in turn: what the secure world waits for it (Linux' part, the way to
+/// Linux and back, and its own queues), what giving it back takes, and a short prompt with such a wait in it.
+Json turns(BenchDevice& device, unsigned rounds) {
+    constexpr unsigned kNumber = 500;
+    ApiClient api = device.api();
+    Questions questions(api, kSecure, true, kNumber);
+    const DeviceStatus before = api.status();
+    std::vector<double> first;
+    for (unsigned i = 0; i < rounds; ++i) {
+        device.run("/data/flex-npu nop 1");
+        first.push_back(questions.ask(kPrompts[0], 1).compute_ms);
+    }
+    const DeviceStatus after = api.status();
+    const auto switches = static_cast<double>(after.npu_switches - before.npu_switches);
+    if (switches == 0) throw std::runtime_error("the NPU did not change hands");
+    return {{"acquire_us", static_cast<double>(after.npu_acquire_ns - before.npu_acquire_ns) / switches / 1000},
+            {"release_us", static_cast<double>(after.npu_release_ns - before.npu_release_ns) / switches / 1000},
+            {"prefill_ms", median(first)}};
 }
 
 /// What the secure world reaches of Linux' speed on the NPU; null when that was not measured.
@@ -177,6 +204,7 @@ Json measure_npu(BenchDevice& device, const NpuBenchOptions& options) {
     };
     seal_for(device.folder().string(), options.model, kModel, "auto");
     measure_in(kSecure, [&] { return device.api(); });
+    result["turns"] = turns(device, options.rounds);
     if (!options.in_linux) return result;
     prepare_normal_mode(device, options.model);
     device.serve_in_linux("");
@@ -199,6 +227,14 @@ void print_npu(const Json& r) {
     const Json& s = r.at("change_of_hands");
     std::printf("NPU given away, taken back       %10.0f %10.0f us, of both %.0f in the monitor\n",
                 value(s, "give_us"), value(s, "take_us"), value(s, "both_in_monitor_us"));
+    std::printf("  used by Linux: set up, given   %10.0f %10.0f us\n", value(s, "set_up_us"),
+                value(s, "give_used_us"));
+    if (r.contains("turns")) {
+        const Json& t = r.at("turns");
+        std::printf("  in turns with Linux: the secure world has it after %.0f us, gives it back in %.0f us; a "
+                    "prompt of 8 takes %.1f ms\n",
+                    value(t, "acquire_us"), value(t, "release_us"), value(t, "prefill_ms"));
+    }
     std::printf("empty NPU job from Linux         %10.0f us\n", value(r, "empty_job_us"));
     for (const Json& row : r.at("inference")) {
         std::printf("%-12s, %s", row.at("where").get<std::string>().c_str(),

@@ -117,6 +117,8 @@ bool raw_seize(struct report *r, struct raw_npu *n)
 	}
 	mutex_lock(&driver->switch_lock);
 	ret = READ_ONCE(driver->gate) == NPU_GATE_AWAY ? driver_get_back() : 0;
+	if (READ_ONCE(driver->gate) == NPU_GATE_ASLEEP)
+		driver_set_up();
 	if (ret || READ_ONCE(driver->gate) != NPU_GATE_OPEN) {
 		failed(r, "Linux has not got the NPU (%d)", ret);
 	} else {

@@ -37,10 +37,10 @@ static void set_config_word(unsigned int offset, u32 value)
 	npu.transport->set(npu.vdev, offset, &word, sizeof(word));
 }
 
+/* Each access to a word is a round trip to the device's process: none more than needed. */
 int npu_register(bool write, u32 number, u32 *value)
 {
 	int ret = 0;
-	u32 sequence;
 
 	mutex_lock(&npu.reach_lock);
 	if (!npu.vdev) {
@@ -49,12 +49,16 @@ int npu_register(bool write, u32 number, u32 *value)
 		ret = -EBUSY;
 	} else {
 		/* Any other number than the last, whoever made that access. */
-		sequence = (config_word(FLEX_NPU_CONFIG_ACCESS) >> 16) + 1;
+		if (!npu.sequence_known)
+			npu.sequence = config_word(FLEX_NPU_CONFIG_ACCESS) >> 16;
+		npu.sequence_known = true;
+		npu.sequence++;
 		if (write)
 			set_config_word(FLEX_NPU_CONFIG_DATA, *value);
 		set_config_word(FLEX_NPU_CONFIG_ACCESS,
-				FLEX_NPU_ACCESS(sequence, number) | (write ? FLEX_NPU_ACCESS_WRITE : 0));
-		*value = config_word(FLEX_NPU_CONFIG_VALUE);
+				FLEX_NPU_ACCESS(npu.sequence, number) | (write ? FLEX_NPU_ACCESS_WRITE : 0));
+		if (!write)
+			*value = config_word(FLEX_NPU_CONFIG_VALUE);
 	}
 	mutex_unlock(&npu.reach_lock);
 	return ret;
@@ -62,12 +66,14 @@ int npu_register(bool write, u32 number, u32 *value)
 
 int flexnpu_read_register(enum flex_npu_register number, u32 *value)
 {
+	npu_wake();
 	return npu_register(false, number, value);
 }
 EXPORT_SYMBOL_GPL(flexnpu_read_register);
 
 int flexnpu_write_register(enum flex_npu_register number, u32 value)
 {
+	npu_wake();
 	return npu_register(true, number, &value);
 }
 EXPORT_SYMBOL_GPL(flexnpu_write_register);
@@ -232,6 +238,20 @@ int npu_set_up(void)
 	return ret;
 }
 
+void npu_wake(void)
+{
+	u64 start = ktime_get_ns();
+
+	if (READ_ONCE(npu.gate) != NPU_GATE_ASLEEP)
+		return;
+	mutex_lock(&npu.switch_lock);
+	if (READ_ONCE(npu.gate) == NPU_GATE_ASLEEP && !npu_set_up()) {
+		npu.costs.wakes++;
+		npu.costs.wake_ns += ktime_get_ns() - start;
+	}
+	mutex_unlock(&npu.switch_lock);
+}
+
 static int read_registers(struct virtio_device *vdev)
 {
 	unsigned int i;
@@ -250,6 +270,7 @@ static void attach(struct virtio_device *vdev)
 	mutex_lock(&npu.reach_lock);
 	npu.vdev = vdev;
 	npu.reachable = true;
+	npu.sequence_known = false;
 	npu.transport = vdev->config;
 	guarded = *vdev->config;
 	guarded.get_status = guarded_get_status;

@@ -34,6 +34,7 @@
 enum npu_gate {
 	NPU_GATE_ABSENT,	/* no NPU, or one that does not work: jobs fail */
 	NPU_GATE_OPEN,		/* jobs start */
+	NPU_GATE_ASLEEP,	/* here, as the monitor's reset left it: the first job sets it up */
 	NPU_GATE_CLOSED,	/* about to go, coming back, or suspended: jobs wait */
 	NPU_GATE_AWAY,		/* the secure world has it: jobs wait */
 };
@@ -45,6 +46,7 @@ struct npu_costs {
 	u64 waited, wait_ns;	/* those that could not start at once */
 	u64 gives, give_ns;	/* completed, from the first job that had to wait for it */
 	u64 takes, take_ns;
+	u64 wakes, wake_ns;		/* set up for a job, after it came back */
 	u64 forwarded;			/* interrupts that were the secure world's */
 	u64 call_ns;		/* of both, in the monitor */
 	u64 recalls, resets;
@@ -56,6 +58,8 @@ struct npu {
 	/* Held over every access to the registers that may come at any time. */
 	struct mutex reach_lock;
 	bool reachable;				/* reach_lock */
+	u32 sequence;				/* reach_lock: of the last access to a register */
+	bool sequence_known;			/* reach_lock: nobody else made one since */
 	struct virtio_device *vdev;		/* switch_lock or reach_lock; changed under both */
 	const struct virtio_config_ops *transport;
 
@@ -79,6 +83,8 @@ int npu_register(bool write, u32 number, u32 *value);
 /* Ends all jobs (-EIO) and takes the queues down; and sets the device up again. With switch_lock. */
 int npu_take_down(void);
 int npu_set_up(void);
+/* Sets it up if it sleeps. May wait for a change of hands. */
+void npu_wake(void);
 struct pci_dev *npu_pci(void);
 u32 npu_state(void);
 
@@ -105,6 +111,8 @@ size_t npu_job_chunk_bytes(const struct npu_job *job, unsigned int i);
 /* Waits for its turn, @timeout_ms at most, and for its end. 0: there is a result. */
 int npu_job_run(struct npu_job *job, unsigned int timeout_ms);
 void npu_gate_set(enum npu_gate gate);
+/* The NPU is back: asleep, unless (false) jobs wait. */
+bool npu_gate_sleep(void);
 /* Callback of all queues. */
 void npu_queue_done(struct virtqueue *queue);
 /* The device has been reset: what it had is over. */

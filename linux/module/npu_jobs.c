@@ -150,6 +150,18 @@ void npu_gate_set(enum npu_gate gate)
 	wake_up_all(&npu.wait);
 }
 
+bool npu_gate_sleep(void)
+{
+	bool sleeps;
+
+	spin_lock_irq(&npu.lock);
+	sleeps = list_empty(&npu.waiting);
+	npu.gate = sleeps ? NPU_GATE_ASLEEP : NPU_GATE_CLOSED;
+	spin_unlock_irq(&npu.lock);
+	wake_up_all(&npu.wait);
+	return sleeps;
+}
+
 /* ---- its turn ---- */
 
 static bool join_waiting(struct npu_job *job)
@@ -185,6 +197,7 @@ static int wait_for_turn(struct npu_job *job, unsigned int timeout_ms)
 
 	if (join_waiting(job))
 		return 0;
+	npu_wake();
 	npu_recall_soon();
 	left = wait_event_killable_timeout(npu.wait, READ_ONCE(job->begun), msecs_to_jiffies(timeout_ms));
 	if (leave_waiting(job, since))

@@ -53,6 +53,7 @@ static int call_monitor(u64 call, bool reachable_after)
 	npu.costs.call_ns += ktime_get_ns() - start;
 	if ((s64)res.a0 == FLEX_OK)
 		npu.reachable = reachable_after;
+	npu.sequence_known = false;
 	mutex_unlock(&npu.reach_lock);
 	return flex_errno(res.a0);
 }
@@ -60,15 +61,18 @@ static int call_monitor(u64 call, bool reachable_after)
 int npu_give(unsigned int ms)
 {
 	u64 start = ktime_get_ns();
+	enum npu_gate gate = READ_ONCE(npu.gate);
 	int ret;
 
-	if (!npu.vdev || READ_ONCE(npu.gate) == NPU_GATE_ABSENT)
+	if (!npu.vdev || gate == NPU_GATE_ABSENT)
 		return -ENODEV;
-	if (READ_ONCE(npu.gate) != NPU_GATE_OPEN || suspending)
+	if ((gate != NPU_GATE_OPEN && gate != NPU_GATE_ASLEEP) || suspending)
 		return -EBUSY;
 	npu_gate_set(NPU_GATE_CLOSED);
-	wait_event_timeout(npu.wait, !READ_ONCE(npu.running), msecs_to_jiffies(ms));
-	npu_take_down();
+	if (gate == NPU_GATE_OPEN) {
+		wait_event_timeout(npu.wait, !READ_ONCE(npu.running), msecs_to_jiffies(ms));
+		npu_take_down();
+	}
 	WRITE_ONCE(secure, true);
 	ret = call_monitor(FLEX_HVC_NPU_GIVE, false);
 	if (ret) {
@@ -98,7 +102,9 @@ int npu_take(void)
 	cancel_delayed_work(&recall);
 	in_slice = !list_empty_careful(&npu.waiting);
 	slice_end = jiffies + msecs_to_jiffies(READ_ONCE(npu_slice_ms));
-	ret = npu_set_up();
+	/* Set up when it is used: often the secure world is the next one again. */
+	if (!npu_gate_sleep())
+		ret = npu_set_up();
 	npu.costs.takes++;
 	npu.costs.take_ns += ktime_get_ns() - start;
 	return ret;

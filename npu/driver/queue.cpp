@@ -108,8 +108,6 @@ Status Device::start() {
     under_way_ = 0;
     // A reset leaves ACCESS as it is, and an access begins only when it changes.
     sequence_ = static_cast<std::uint8_t>(registers_.read(where_.device + FLEX_NPU_CONFIG_ACCESS, 4) >> 16);
-    if (read(FLEX_NPU_REG_ID) != FLEX_NPU_ID || read(FLEX_NPU_REG_VERSION) != FLEX_NPU_VERSION)
-        return not_as_it_should("is another device, or another version of it");
     write(FLEX_NPU_REG_POWER, 1);
     return {};
 }
@@ -185,9 +183,11 @@ void Device::write(flex_npu_register which, std::uint32_t value) {
                      FLEX_NPU_ACCESS_WRITE | FLEX_NPU_ACCESS(++sequence_, which), 4);
 }
 
-Info Device::info() {
-    return {read(FLEX_NPU_REG_SRAM_BYTES), read(FLEX_NPU_REG_CORES), read(FLEX_NPU_REG_MAC_PER_US),
-            read(FLEX_NPU_REG_BYTES_PER_US), read(FLEX_NPU_REG_LAUNCH_NS)};
+Result<Info> Device::identify() {
+    if (read(FLEX_NPU_REG_ID) != FLEX_NPU_ID || read(FLEX_NPU_REG_VERSION) != FLEX_NPU_VERSION)
+        return not_as_it_should("is another device, or another version of it");
+    return Info{read(FLEX_NPU_REG_SRAM_BYTES), read(FLEX_NPU_REG_CORES), read(FLEX_NPU_REG_MAC_PER_US),
+                read(FLEX_NPU_REG_BYTES_PER_US), read(FLEX_NPU_REG_LAUNCH_NS)};
 }
 
 std::byte* Device::job() {

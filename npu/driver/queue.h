@@ -45,14 +45,16 @@ public:
     Device(Registers& registers, const flex_npu_grant& where, std::span<std::byte> memory,
            std::span<const std::uint64_t, kPages> pages);
 
-    /// From whatever state it is in to one that takes jobs. Error: kIo (it is not what it should be).
+    /// From whatever state it is in to one that takes jobs. Error: kIo (it does not answer as it should).
     Status start();
+    /// What it says of itself, after start(). Each register is a round trip to the carrier, so once a device
+    /// is often enough. Error: kIo (it is no NPU of a version that is known here).
+    Result<Info> identify();
     /// It forgets everything and touches no memory any more. Error: kIo (it does not end its reset).
     Status reset();
 
     std::uint32_t read(flex_npu_register which);
     void write(flex_npu_register which, std::uint32_t value);
-    [[nodiscard]] Info info();
 
     [[nodiscard]] std::size_t under_way() const { return under_way_; }
     /// Where the next job is to be written, kJobBytes. At most kJobsInFlight are under way.

@@ -72,12 +72,18 @@ Status SecureNpu::acquire() {
     registers_ = options_.registers ? options_.registers(grant)
                                     : std::make_unique<MappedRegisters>(grant.registers, grant.bytes);
     device_.emplace(*registers_, grant, memory_, std::span<const std::uint64_t, Device::kPages>(pages_));
-    const Status started = device_->start();
-    if (started) info_ = device_->info();
+    Status started = device_->start();
+    if (started && !info_) started = identify();
     ++counters_.switches;
     counters_.acquire_ns += since(start);
     if (!started) release();
     return started;
+}
+
+/// The function that the monitor passes on is the same for as long as the machine runs: it is asked once.
+Status SecureNpu::identify() {
+    FLEX_ASSIGN(info_, device_->identify());
+    return {};
 }
 
 /// Its jobs end with that: the trusted OS resets it before this returns.

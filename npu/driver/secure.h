@@ -60,17 +60,17 @@ public:
     void end(bool give_back) override;
     Status submit(const Job& job) override;
     Result<flex_npu_result> wait() override;
-    [[nodiscard]] Info info() const override { return info_; }
+    [[nodiscard]] Info info() const override { return info_.value_or(Info{}); }
     [[nodiscard]] Counters counters() const override;
 
 private:
     using Clock = std::chrono::steady_clock;
     SecureNpu(port::Port& port, Options options);
     Status acquire();
+    Status identify();
     void release();
     Status refresh_addresses(std::uint32_t moves);
     Error give_up(const Error& why);
-    void pause(std::chrono::microseconds delay);
     void keep();
 
     port::Port& port_;
@@ -80,7 +80,7 @@ private:
     std::span<std::byte> memory_; // of device_
     std::array<std::uint64_t, Device::kPages> pages_{};
     std::uint32_t moves_ = 0; // flex_npu_grant::moves that pages_ and regions_ are of
-    Info info_;
+    std::optional<Info> info_; // once it was held
     std::uint64_t cookie_ = 0;
     bool wanted_ = false; // the normal world was heard to want it
 

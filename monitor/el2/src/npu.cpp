@@ -30,27 +30,22 @@ template <class Condition> bool wait_for(u64 end, Condition condition) {
 // The registers of abi/npu.h, by way of the device configuration words.
 class NpuRegisters final {
 public:
-    // What the words held before is the other world's, and an access that repeats it is not noticed: so
-    // numbers go on from there. The first access should be a read; those after it differ from the one before
-    // in any case.
-    explicit NpuRegisters(u64 words)
-        : words_(words), sequence_(arch::read32(words + FLEX_NPU_CONFIG_ACCESS) >> 16) {}
-    u32 read(u32 reg) {
-        access(FLEX_NPU_ACCESS(++sequence_, reg));
-        return arch::read32(words_ + FLEX_NPU_CONFIG_VALUE);
-    }
-    void write(u32 reg, u32 value) {
-        arch::write32(words_ + FLEX_NPU_CONFIG_DATA, value);
-        access(FLEX_NPU_ACCESS_WRITE | FLEX_NPU_ACCESS(++sequence_, reg));
-    }
-
-private:
-    void access(u32 word) {
-        arch::write32(words_ + FLEX_NPU_CONFIG_ACCESS, word);
+    explicit NpuRegisters(u64 words) : words_(words) {}
+    // Each word costs a round trip to the carrier's process, so these four are all. What ACCESS held before is
+    // the other world's, and an access that repeats it would not be noticed: so the number goes on from there.
+    void begin_reset() {
+        const u32 sequence = arch::read32(words_ + FLEX_NPU_CONFIG_ACCESS) >> 16;
+        arch::write32(words_ + FLEX_NPU_CONFIG_DATA, 1);
+        arch::write32(words_ + FLEX_NPU_CONFIG_ACCESS,
+                      FLEX_NPU_ACCESS_WRITE | FLEX_NPU_ACCESS(sequence + 1, FLEX_NPU_REG_RESET));
         arch::dsb();
     }
+    // The reset clears DATA, which was 1: a device that did nothing, or is none, does not pass for one that is
+    // reset.
+    [[nodiscard]] bool reset_ended() { return arch::read32(words_ + FLEX_NPU_CONFIG_DATA) == 0; }
+
+private:
     u64 words_;
-    u32 sequence_;
 };
 
 } // namespace
@@ -128,9 +123,8 @@ bool NpuMachine::reset() {
     arch::write32(common + kDriverFeatureSelect, 0);
     arch::write16(common + kQueueSelect, 0);
     NpuRegisters registers(base + function_.device);
-    if (registers.read(FLEX_NPU_REG_ID) != FLEX_NPU_ID) return false;
-    registers.write(FLEX_NPU_REG_RESET, 1);
-    return wait_for(end, [&] { return registers.read(FLEX_NPU_REG_RESET) == 0; });
+    registers.begin_reset();
+    return wait_for(end, [&] { return registers.reset_ended(); });
 }
 
 // An MSI is a write to memory, of an address and a value that the normal world may have put into the device's
