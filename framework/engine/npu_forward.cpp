@@ -14,8 +14,12 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr std::uint32_t kFewTokens = 8;
-// With few tokens a layer is short: several make a job, so that the NPU does not wait for jobs.
-constexpr std::uint32_t kLayersPerShortJob = 4;
+// Every job's end wakes a processor, and in the secure world that is a way through three exception levels and
+// back: layers are put together to jobs of some 10 to 20 ms of an NPU of a small board, or of this model of one.
+// A recall waits for the two that are under way, and grants 100 ms.
+constexpr double kBytesPerJob = 256 << 20, kMacsPerJob = 4e9;
+// The next layer needs some, too.
+constexpr std::size_t kRegionsEnough = FLEX_NPU_REGIONS_MAX / 2, kCommandsEnough = npu::kJobCommands / 2;
 constexpr milliseconds kBusyPause(50), kFailurePause(1000), kLongestPause(60'000);
 
 std::uint64_t since(std::chrono::steady_clock::time_point start) {
@@ -111,20 +115,27 @@ Status NpuForward::compute(std::span<const Row> rows, std::span<const std::uint3
     rope_tables(s_, rows);                                                      // cos, sin[T][rope_dims / 2]
     job_.embed(matrix(0, s_.model.embedding()), own(ids_), T, work(s_.work.x)); // x[T][width]
 
-    const std::uint32_t together = T > kFewTokens ? 1 : kLayersPerShortJob;
+    const std::uint32_t together = layers_per_job(T);
     for (std::uint32_t i = 0; i < shape.layers; ++i) {
         if (all_cancelled(rows)) return fail(ErrorCode::kCancelled, "cancelled");
         if (npu_.wanted_back()) return leave("the normal world wants the NPU back");
         FLEX_TRY(hold(1 + i));
         layer(i, T); // x[T][width] += attention, then += feed-forward
-        if (collected_.end - collected_.first >= together) FLEX_TRY(submit());
+        if (collected_.end - collected_.first >= together || job_.regions().size() >= kRegionsEnough ||
+            job_.commands().size() >= kCommandsEnough)
+            FLEX_TRY(submit());
     }
-    FLEX_TRY(submit());
-
-    if (wanted.empty()) return {};
+    if (wanted.empty()) return submit();
     if (all_cancelled(rows)) return fail(ErrorCode::kCancelled, "cancelled");
     FLEX_TRY(keep(shape.layers + 1));
     return head(wanted, logits); // logits[wanted][vocabulary]
+}
+
+std::uint32_t NpuForward::layers_per_job(std::uint32_t tokens) const {
+    const double layers = s_.model.shape().layers;
+    const double most = std::min(kBytesPerJob * layers / layers_work_.bytes,
+                                 kMacsPerJob * layers / (layers_work_.macs * tokens));
+    return static_cast<std::uint32_t>(std::clamp(most, 1.0, layers));
 }
 
 void NpuForward::layer(std::uint32_t index, std::uint32_t T) {
@@ -169,7 +180,8 @@ void NpuForward::attention(std::uint32_t index, std::uint32_t T) {
     job_.attention(kv_, index, shape.heads, q, work(s_.work.attention));
 }
 
-/// logits[i] = Whead · norm(x[wanted[i]]): [wanted][vocabulary], some at a time. All layers are submitted.
+/// logits[i] = Whead · norm(x[wanted[i]]): [wanted][vocabulary], some at a time. The first go with the last
+/// layers.
 Status NpuForward::head(std::span<const std::uint32_t> wanted, float* logits) {
     const ModelShape& shape = s_.model.shape();
     const Stage stage = shape.layers + 1;

@@ -64,6 +64,7 @@ private:
     Status begin();
     Status compute(std::span<const Row> rows, std::span<const std::uint32_t> wanted, float* logits);
     Status head(std::span<const std::uint32_t> wanted, float* logits);
+    [[nodiscard]] std::uint32_t layers_per_job(std::uint32_t tokens) const;
     void layer(std::uint32_t index, std::uint32_t tokens);
     void attention(std::uint32_t index, std::uint32_t tokens);
     Status submit();

@@ -126,6 +126,18 @@ TEST(EngineOnNpu, prefill_decode_and_rewind_give_the_cpu_s_bits) {
     }
 }
 
+TEST(EngineOnNpu, a_job_takes_what_fits_of_a_model_with_many_layers) {
+    const auto loaded = load({.layers = 70});
+    ThreadPool pool(2);
+    LocalNpu npu;
+    const auto here = Session::create(loaded->model, pool, on(npu)).value();
+    const auto cpu = Session::create(loaded->model, pool).value();
+    expect_same(converse(*cpu, 20, 97), converse(*here, 20, 97));
+    EXPECT_EQ(here->batch_timings().npu_failures, 0u);
+    EXPECT_GT(npu.submitted, here->batch_timings().npu_passes) << "all of it fits a job: nothing was tested";
+    EXPECT_LT(npu.submitted, 10 * here->batch_timings().npu_passes);
+}
+
 TEST(EngineOnNpu, logits_of_more_rows_than_it_computes_at_a_time) {
     const auto loaded = load({});
     ThreadPool pool(2);
