@@ -23,8 +23,8 @@ constexpr unsigned kPrompts[] = {8, 128};
 constexpr unsigned kGenerated = 32;
 constexpr const char *kSecure = "secure world", *kLinux = "Linux";
 
-/// The driver gives the NPU away and takes it back; nobody in the secure world takes hold of it. Setting it up
-/// for Linux' next job is not a part of taking it back.
+/// The driver gives the NPU away and takes it back; nobody in the secure world takes hold of it. Setting it
+/// up for Linux' next job is not a part of taking it back.
 Json change_of_hands(BenchDevice& device, unsigned rounds) {
     // The secure world keeps it for a moment after its last use.
     device.run(std::string("n=0; until grep -q normal ") + kSysfs +
@@ -139,8 +139,9 @@ Json inference(ApiClient api, const char* where, bool npu, unsigned rounds) {
     return result;
 }
 
-/// Linux and the secure world want the NPU in turn: what the secure world waits for it (Linux' part, the way to
-/// Linux and back, and its own queues), what giving it back takes, and a short prompt with such a wait in it.
+/// Linux and the secure world want the NPU in turn: what the secure world waits for it (Linux' part, the way
+/// to Linux and back, and its own queues), what giving it back takes, and a short prompt with such a wait in
+/// it.
 Json turns(BenchDevice& device, unsigned rounds) {
     constexpr unsigned kNumber = 500;
     ApiClient api = device.api();
@@ -154,9 +155,10 @@ Json turns(BenchDevice& device, unsigned rounds) {
     const DeviceStatus after = api.status();
     const auto switches = static_cast<double>(after.npu_switches - before.npu_switches);
     if (switches == 0) throw std::runtime_error("the NPU did not change hands");
-    return {{"acquire_us", static_cast<double>(after.npu_acquire_ns - before.npu_acquire_ns) / switches / 1000},
-            {"release_us", static_cast<double>(after.npu_release_ns - before.npu_release_ns) / switches / 1000},
-            {"prefill_ms", median(first)}};
+    return {
+        {"acquire_us", static_cast<double>(after.npu_acquire_ns - before.npu_acquire_ns) / switches / 1000},
+        {"release_us", static_cast<double>(after.npu_release_ns - before.npu_release_ns) / switches / 1000},
+        {"prefill_ms", median(first)}};
 }
 
 /// What the secure world reaches of Linux' speed on the NPU; null when that was not measured.
@@ -231,9 +233,10 @@ void print_npu(const Json& r) {
                 value(s, "give_used_us"));
     if (r.contains("turns")) {
         const Json& t = r.at("turns");
-        std::printf("  in turns with Linux: the secure world has it after %.0f us, gives it back in %.0f us; a "
-                    "prompt of 8 takes %.1f ms\n",
-                    value(t, "acquire_us"), value(t, "release_us"), value(t, "prefill_ms"));
+        std::printf(
+            "  in turns with Linux: the secure world has it after %.0f us, gives it back in %.0f us; a "
+            "prompt of 8 takes %.1f ms\n",
+            value(t, "acquire_us"), value(t, "release_us"), value(t, "prefill_ms"));
     }
     std::printf("empty NPU job from Linux         %10.0f us\n", value(r, "empty_job_us"));
     for (const Json& row : r.at("inference")) {

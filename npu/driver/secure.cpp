@@ -9,7 +9,8 @@ namespace {
 
 using port::NpuHold;
 // Between looks at a job whose end no interrupt announces: whether one comes is up to the normal world.
-constexpr std::chrono::microseconds kPause(20'000);
+// Longer than most jobs take, since a look wakes a processor.
+constexpr std::chrono::microseconds kPause(50'000);
 // When it wants the NPU back, waiting for the interrupt is waiting no more.
 constexpr std::chrono::microseconds kShortPause(200);
 constexpr std::chrono::milliseconds kKeeperPause(200);

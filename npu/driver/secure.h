@@ -79,7 +79,7 @@ private:
     Regions regions_;
     std::span<std::byte> memory_; // of device_
     std::array<std::uint64_t, Device::kPages> pages_{};
-    std::uint32_t moves_ = 0; // flex_npu_grant::moves that pages_ and regions_ are of
+    std::uint32_t moves_ = 0;  // flex_npu_grant::moves that pages_ and regions_ are of
     std::optional<Info> info_; // once it was held
     std::uint64_t cookie_ = 0;
     bool wanted_ = false; // the normal world was heard to want it

@@ -23,9 +23,10 @@ public:
     }
     ~GuestMemory();
 
-    /// Shows what the table names instead of what was shown before. False: it stays as it is, because the table is malformed, or a file cannot be mapped or is
-    /// shorter than the table says. What is mapped already stays mapped: QEMU sends its table at every start of
-    /// the device, and pages that were touched need not be found again.
+    /// Shows what the table names instead of what was shown before. False: it stays as it is, because the
+    /// table is malformed, or a file cannot be mapped or is shorter than the table says. What is mapped
+    /// already stays mapped: QEMU sends its table at every start of the device, and pages that were touched
+    /// need not be found again.
     bool show(const Message& message);
 
     /// `bytes` (at least 1) from this user address on, or null when they do not lie in one region.
