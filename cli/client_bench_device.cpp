@@ -35,6 +35,7 @@ BenchDevice::BenchDevice(const BenchMachine& machine) : device_(platform::device
     options_.cores = machine.cores;
     options_.ends_with_us = true;
     options_.counts_instructions = machine.instructions;
+    options_.npu = machine.npu;
 }
 
 BenchDevice::~BenchDevice() {

@@ -22,6 +22,7 @@ inline constexpr const char* kSysfs = "/sys/class/misc/flexserve/";
 struct BenchMachine {
     int cores = 2;
     bool instructions = false; ///< the guest's clock counts instructions
+    platform::NpuOptions npu;  ///< how fast its NPU is
 };
 
 /// A device for this measurement alone; gone afterwards. All throw std::runtime_error.

@@ -175,6 +175,12 @@ void register_device_bench(CLI::App& app) {
     command->add_flag("--give-back-only", options->give_back_only, "only what it takes to have 64 MiB of weights back")->excludes("--npu-only");
     command->add_flag("--instructions", options->machine.instructions,
                       "the guest's clock counts instructions, 2 ns each: what the code costs, free of the host's noise");
+    const auto limit = [&](const char* name, double* value, const char* what) {
+        command->add_option(name, *value, what)->check(CLI::NonNegativeNumber);
+    };
+    limit("--npu-tops", &options->machine.npu.tops, "as those of device up: an NPU of this speed, if the host is faster");
+    limit("--npu-dram-gbps", &options->machine.npu.dram_gbps, "and this memory");
+    limit("--npu-launch-us", &options->machine.npu.launch_us, "and this delay before a job");
     command->add_option("--model", options->model, "a GGUF to load")->check(CLI::ExistingFile)->capture_default_str();
     command->callback([options] {
         const Json result = measure(*options);
