@@ -397,7 +397,9 @@ TEST(EngineOnNpu, weights_bound_to_other_memory_are_mapped_anew) {
 
 TEST(EngineOnNpu, auto_computes_where_it_is_faster) {
     const auto loaded = load({.width = 256, .ff = 512});
-    LocalNpu npu;
+    npu::model::DeviceOptions takes_long;
+    takes_long.performance.launch_ns = 20'000'000; // as no pass of the CPU does, on whatever machine
+    LocalNpu npu(takes_long);
     npu.info_.mac_per_us = 1; // it says of itself that it is slow
     npu.info_.bytes_per_us = 1;
     Group slow(loaded->model, &npu, NpuUse::kAuto), cpu(loaded->model, nullptr);
