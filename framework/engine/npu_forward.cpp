@@ -15,8 +15,8 @@ using std::chrono::milliseconds;
 
 constexpr std::uint32_t kFewTokens = 8;
 // Every job's end wakes a processor, and in the secure world that is a way through three exception levels and
-// back: layers are put together to jobs of some 10 to 20 ms of an NPU of a small board, or of this model of
-// one. A recall waits for the two that are under way, and grants 100 ms.
+// back: layers are put together to jobs of some 10 ms of a small board's memory (256 MiB), or 30 ms of this
+// model of an NPU. A recall waits for the two that are under way, and grants 100 ms.
 constexpr double kBytesPerJob = 256 << 20, kMacsPerJob = 6.5e9;
 // The next layer needs some, too.
 constexpr std::size_t kRegionsEnough = FLEX_NPU_REGIONS_MAX / 2, kCommandsEnough = npu::kJobCommands / 2;
