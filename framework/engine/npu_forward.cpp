@@ -121,9 +121,11 @@ Status NpuForward::compute(std::span<const Row> rows, std::span<const std::uint3
         if (npu_.wanted_back()) return leave("the normal world wants the NPU back");
         FLEX_TRY(hold(1 + i));
         layer(i, T); // x[T][width] += attention, then += feed-forward
-        if (collected_.end - collected_.first >= together || job_.regions().size() >= kRegionsEnough ||
-            job_.commands().size() >= kCommandsEnough)
-            FLEX_TRY(submit());
+        const bool enough = collected_.end - collected_.first >= together ||
+                            job_.regions().size() >= kRegionsEnough ||
+                            job_.commands().size() >= kCommandsEnough;
+        if (enough && i + 1 < shape.layers)
+            FLEX_TRY(submit()); // the head, if there is one, goes with the last
     }
     if (wanted.empty()) return submit();
     if (all_cancelled(rows)) return fail(ErrorCode::kCancelled, "cancelled");
