@@ -43,7 +43,8 @@ public:
                 return ask(kModels[0]);
             }));
         const double whole = rows[0].at("ttft_ms");
-        for (Json& one : rows) one["to_all"] = one.at("ttft_ms").get<double>() / whole;
+        for (Json& one : rows)
+            if (one.contains("ttft_ms")) one["to_all"] = one.at("ttft_ms").get<double>() / whole;
         return {{"npu", npu}, {"rows", rows}};
     }
 
@@ -63,8 +64,9 @@ public:
             device_.take_memory_back();
             const double budget = models * weights_mib + beside_mib;
             device_.write(kReserve, std::to_string(static_cast<long>(available_mib() - budget)));
-            for (const std::string& model : kModels) static_cast<void>(ask(model));
-            unsigned turn = 0;
+            static_cast<void>(row(
+                "(first)", [&] { return ask(kModels[0]); }, 1));
+            unsigned turn = 1;
             rows.push_back(row(
                 name, [&] { return ask(kModels[turn++ % 2]); }, 2 * rounds_));
             device_.run("echo " + reserve.substr(0, reserve.find('\n')) + " > " + kReserve);
@@ -153,9 +155,17 @@ private:
 
     template <class Ask> Json row(const char* name, const Ask& ask_once, unsigned times = 0) {
         std::vector<double> ttft, loaded, allocate, load, decrypt, compute;
-        unsigned tokens = 0;
+        unsigned tokens = 0, refused = 0;
+        std::string why;
         for (unsigned i = 0; i < (times == 0 ? rounds_ : times); ++i) {
-            const Answer answer = ask_once();
+            Answer answer;
+            try {
+                answer = ask_once();
+            } catch (const std::runtime_error& error) { // no memory: a result, too
+                ++refused;
+                why = error.what();
+                continue;
+            }
             tokens = answer.prompt_tokens;
             ttft.push_back(answer.ttft_ms);
             allocate.push_back(answer.allocate_ms);
@@ -164,14 +174,16 @@ private:
             compute.push_back(answer.compute_ms);
             loaded.push_back(resident_);
         }
-        Json result = {{"in_memory", name},
-                       {"resident", median(loaded)},
-                       {"prompt_tokens", tokens},
-                       {"ttft_ms", median(ttft)},
-                       {"allocate_ms", median(allocate)},
-                       {"load_ms", median(load)},
-                       {"decrypt_ms", median(decrypt)},
-                       {"compute_ms", median(compute)}};
+        Json result = {{"in_memory", name}, {"refused", refused}};
+        if (refused != 0) result["why"] = why;
+        if (!ttft.empty())
+            result.update({{"resident", median(loaded)},
+                           {"prompt_tokens", tokens},
+                           {"ttft_ms", median(ttft)},
+                           {"allocate_ms", median(allocate)},
+                           {"load_ms", median(load)},
+                           {"decrypt_ms", median(decrypt)},
+                           {"compute_ms", median(compute)}});
         spdlog::info("  {}", result.dump());
         return result;
     }
@@ -211,6 +223,10 @@ void print_cache(const Json& result) {
             if (r.contains("hog"))
                 std::printf("  hog %-16s %4s MiB left", r.at("hog").get<std::string>().c_str(),
                             r.at("leaves_mib").dump().c_str());
+            if (r.at("refused") != 0)
+                std::printf("  %-16s %u refused: %s\n", r.at("in_memory").get<std::string>().c_str(),
+                            r.at("refused").get<unsigned>(), r.at("why").get<std::string>().c_str());
+            if (!r.contains("ttft_ms")) continue;
             std::printf("  %-16s %3.0f %% resident: first token of %3.0f after %7.0f ms",
                         r.at("in_memory").get<std::string>().c_str(), 100 * value("resident"),
                         value("prompt_tokens"), value("ttft_ms"));
