@@ -114,7 +114,8 @@ void BenchDevice::serve_in_linux(const std::string& arguments) {
         "; do n=$((n+1)); [ $n -lt 100 ]; sleep 0.2; done");
     run("killall flexserved 2>/dev/null; sleep 0.5; rm -f /data/normal.log");
     run("ip addr add 10.0.3.15/24 dev eth1 2>/dev/null; ip link set eth1 up");
-    run("setsid /data/flexserved --home /data/normal --address 0.0.0.0 --port " +
+    // The same instructions as in the secure world (tos/kernel/exec.cpp).
+    run("OPENSSL_armcap=0x7c setsid /data/flexserved --home /data/normal --address 0.0.0.0 --port " +
         std::to_string(kNormalPort) + " " + arguments + " </dev/null >/data/normal.log 2>&1 & sleep 0.1");
     // Not by asking: the forwarded port takes connections before anybody listens, and breaks them.
     const fs::path log = device_.folder() / platform::files::kData / "normal.log";

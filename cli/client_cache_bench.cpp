@@ -1,5 +1,6 @@
 #include "cli/client_cache_bench.h"
 
+#include <cmath>
 #include <cstdio>
 #include <sstream>
 #include <stdexcept>
@@ -53,17 +54,17 @@ public:
     Json groups(bool npu) {
         use_npu(npu);
         device_.take_memory_back();
-        const double empty_mib = available_mib();
+        const double empty_mib = settled_mib();
         for (const std::string& model : kModels) static_cast<void>(ask(model));
         const double weights_mib = static_cast<double>(of(kModels[0]).bytes) / kMiB;
         // KV cache, scratch, tokenizers.
-        const double beside_mib = empty_mib - available_mib() - 2 * weights_mib + kMarginMiB;
+        const double beside_mib = empty_mib - settled_mib() - 2 * weights_mib + kMarginMiB;
         const std::string reserve = device_.run(std::string("cat ") + kReserve);
         Json rows = Json::array();
         for (const auto& [name, models] : {std::pair{"both", 2.0}, {"one and a half", 1.5}, {"one", 1.0}}) {
             device_.take_memory_back();
             const double budget = models * weights_mib + beside_mib;
-            device_.write(kReserve, std::to_string(static_cast<long>(available_mib() - budget)));
+            device_.write(kReserve, std::to_string(static_cast<long>(settled_mib() - budget)));
             static_cast<void>(row(
                 "(first)", [&] { return ask(kModels[0]); }, 1));
             unsigned turn = 1;
@@ -132,6 +133,14 @@ private:
                 throw std::runtime_error("the framework does not let go of what it has");
             device_.write(std::string(kSysfs) + "reclaim", "4096");
             std::this_thread::sleep_for(50ms);
+        }
+    }
+
+    /// When what was let go has arrived.
+    double settled_mib() {
+        for (double before = 0, now = available_mib();; before = now, now = available_mib()) {
+            if (std::abs(now - before) < 1) return now;
+            std::this_thread::sleep_for(500ms);
         }
     }
 

@@ -142,6 +142,8 @@ Status Generation::start() {
     return {};
 }
 
+bool Generation::begun() const { return !work_->result.tokens.empty(); }
+
 bool Generation::in_prompt() const { return work_->prompt_done < prompt_.size(); }
 
 /// Whether `earlier` is computing what this one's prompt, of the same scope, begins with: then it pays to
@@ -166,7 +168,6 @@ std::optional<Clock::time_point> Generation::waits_for_store() const {
 }
 
 bool Generation::waits_for_memory(std::chrono::milliseconds patience) {
-    if (work_->result.tokens.empty()) return false;
     if (!work_->refused_since) work_->refused_since = Clock::now();
     return Clock::now() - *work_->refused_since < patience;
 }

@@ -139,11 +139,11 @@ private:
     [[nodiscard]] std::size_t most_tokens() const; // that it may hold in the KV cache
     Status start();
     [[nodiscard]] bool in_prompt() const;
+    [[nodiscard]] bool begun() const; ///< to answer
     [[nodiscard]] bool waits_for(const Generation& earlier) const;
     /// Until when it waits for the store at most; nothing: it does not.
     [[nodiscard]] std::optional<std::chrono::steady_clock::time_point> waits_for_store() const;
-    /// Memory was refused: whether this is an answer that has begun, and was not refused for longer than
-    /// `patience`.
+    /// Memory was refused: whether that was so for less than `patience`.
     [[nodiscard]] bool waits_for_memory(std::chrono::milliseconds patience);
     void catch_up();
     [[nodiscard]] engine::BatchPart next(std::size_t most);

@@ -270,9 +270,9 @@ void Generator::pass(Lane& lane) {
             if (!parts[i].status && parts[i].status.error().code == ErrorCode::kOutOfMemory) {
                 // What was kept for later gives way to what runs.
                 if (lane.model->conversations->evict_one()) return false;
-                // Nothing that has begun is broken off over memory: it comes back, from Linux or from another
-                // request.
-                if (owners[i]->waits_for_memory(options_.memory_patience)) {
+                // It comes back, from Linux or from another request. What has begun is broken off last.
+                if (owners[i]->waits_for_memory(owners[i]->begun() ? options_.begun_memory_patience
+                                                                   : options_.memory_patience)) {
                     ++short_of_memory;
                     return false;
                 }

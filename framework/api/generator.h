@@ -24,8 +24,9 @@ struct GeneratorOptions {
     /// batch takes.
     std::size_t shared_prompt_tokens = 64;
     engine::NpuUse npu = engine::NpuUse::kAuto; ///< where a request says nothing else
-    /// An answer that has begun waits so long for memory before it fails.
-    std::chrono::milliseconds memory_patience{30000};
+    /// A request waits so long for memory of the KV cache before it is refused, and an answer that has begun before
+    /// it breaks off.
+    std::chrono::milliseconds memory_patience{5000}, begun_memory_patience{30000};
 };
 
 /// Any thread.

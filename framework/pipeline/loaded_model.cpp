@@ -11,6 +11,8 @@ using package::LoadTimes;
 namespace {
 /// Stages that may lie fetched but not yet decrypted: enough to overlap, little enough to fail early.
 constexpr engine::Stage kFetchedAhead = 3;
+/// Until Linux, which does not say when it has some, is asked again for memory.
+constexpr std::chrono::milliseconds kMemoryPause(20);
 
 std::uint64_t now_ns() {
     return static_cast<std::uint64_t>(
@@ -195,6 +197,7 @@ bool LoadedModel::fetch_next(std::unique_lock<std::mutex>& lock) {
     lock.lock();
     times_ += times;
     const bool unwanted = fetcher_.let_go();
+    if (buffer) refused_since_.reset();
     if (buffer && !unwanted) {
         bytes_ += buffer->bytes().size();
         streamed_.fetch_ns += took;
@@ -215,11 +218,17 @@ bool LoadedModel::fetch_next(std::unique_lock<std::mutex>& lock) {
             refused_ = true;
             return false;
         }
+        const auto now = std::chrono::steady_clock::now();
+        if (!refused_since_) refused_since_ = now;
+        const auto refused_for = now - *refused_since_;
         lock.unlock();
-        const std::uint64_t freed = make_room_ ? make_room_(stage_bytes_[stage]) : 0;
+        const Room room = make_room_ ? make_room_(stage_bytes_[stage], refused_for) : Room::kNone;
         lock.lock();
-        if (freed > 0) return true;
+        if (room == Room::kLater)
+            handed_on_.wait_for(lock, kMemoryPause, [&] { return stop_ || goal_ <= stage; });
+        if (room != Room::kNone) return true;
     }
+    refused_since_.reset();
     fail_with(buffer.error());
     return false;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -25,6 +26,13 @@ struct StreamCounters {
     std::uint64_t open_ns = 0;  ///< decrypt and bind
     /// Bytes a second, as the loaders overlap; 0: not known yet.
     [[nodiscard]] double bandwidth() const;
+};
+
+/// What came of looking for memory.
+enum class Room {
+    kFreed, ///< try again
+    kLater, ///< nothing now, but what others hold may come: wait a moment and try again
+    kNone,
 };
 
 /// After open() the tokenizer and the model's shape are there; the weights follow once start_loading() was
@@ -78,11 +86,10 @@ public:
     [[nodiscard]] std::uint64_t bytes_loaded() const { return bytes_; }
     [[nodiscard]] StreamCounters streamed() const;
 
-    /// Called (on the fetching thread, without a lock) when memory is short; returns what it freed. Set
-    /// before start_loading().
-    void set_make_room(std::function<std::uint64_t(std::uint64_t bytes)> make_room) {
-        make_room_ = std::move(make_room);
-    }
+    /// Called (on the fetching thread, without a lock) when memory for a stage that a request waits for was
+    /// refused, the first time that long ago. Set before start_loading().
+    using MakeRoom = std::function<Room(std::uint64_t bytes, std::chrono::nanoseconds refused_for)>;
+    void set_make_room(MakeRoom make_room) { make_room_ = std::move(make_room); }
 
     /// Time spent on bringing in this model since the last call (so each nanosecond is reported once).
     package::LoadTimes take_times();
@@ -128,7 +135,7 @@ private:
     std::optional<tokenizer::Tokenizer> tokenizer_;
     std::optional<tokenizer::ChatTemplate> chat_template_;
     std::vector<package::TensorPlace> places_;
-    std::function<std::uint64_t(std::uint64_t)> make_room_;
+    MakeRoom make_room_;
 
     std::vector<std::uint64_t> stage_bytes_;
 
@@ -147,6 +154,7 @@ private:
     StreamCounters streamed_;
     bool give_way_ = false;
     bool refused_ = false; // a prefetch
+    std::optional<std::chrono::steady_clock::time_point> refused_since_; // by the fetching thread: a stage
     std::atomic<bool> stop_{false};
     std::atomic<std::uint64_t> bytes_{0};
     Loader fetcher_, opener_;

@@ -85,8 +85,10 @@ Result<std::unique_ptr<WeightSource>> Registry::source(const std::string& name) 
 Result<std::shared_ptr<ServedModel>> Registry::open(const std::string& name) {
     FLEX_ASSIGN(auto weights_source, source(name));
     FLEX_ASSIGN(auto weights, LoadedModel::open(std::move(weights_source)));
-    weights->set_make_room([this](std::uint64_t bytes) { return make_room(bytes); });
     auto served = std::make_shared<ServedModel>();
+    weights->set_make_room([this, owner = served.get()](std::uint64_t bytes, auto refused_for) {
+        return make_room_for(*owner, bytes, refused_for);
+    });
     served->weights = std::move(weights);
     {
         const std::lock_guard lock(mutex_);

@@ -57,6 +57,8 @@ struct RegistryOptions {
     npu::Npu* npu = nullptr;                  ///< not owned; null: none
     engine::NpuUse npu_use = engine::NpuUse::kAuto;
     memory::PolicyOptions policy{}; ///< what stays in memory
+    /// A request whose weights find no memory waits that long for what other requests and Linux let go.
+    std::chrono::milliseconds memory_patience{5000};
     /// Weights and conversations kept while no request runs; 0: all there is memory for.
     std::uint64_t cache_bytes = 0;
     std::uint64_t stored_kv_bytes = 0;                 ///< of idle conversations in the store; 0: none
@@ -172,6 +174,7 @@ private:
     std::uint64_t release(std::uint64_t bytes, Taken& taken);
     std::uint64_t close_idle(Taken& taken);
     std::uint64_t make_room(std::uint64_t bytes);
+    Room make_room_for(const ServedModel& served, std::uint64_t bytes, std::chrono::nanoseconds refused_for);
     void begin_loads(const Snapshot& from, std::span<const memory::Step> loads, bool expected_only);
 
     port::Port& port_;

@@ -108,6 +108,14 @@ std::uint64_t Registry::close_idle(Taken& taken) {
     return 1; // how much the heap lets go is not known
 }
 
+/// For its loader. A request that has just ended, or a stage in another loader's hands, lets its memory go a
+/// moment later; Linux may find some, too. Nobody waits for a model that is in use by nobody.
+Room Registry::make_room_for(const ServedModel& served, std::uint64_t bytes,
+                             std::chrono::nanoseconds refused_for) {
+    if (make_room(bytes) > 0) return Room::kFreed;
+    return served.in_use() && refused_for < options_.memory_patience ? Room::kLater : Room::kNone;
+}
+
 /// For loaders and KV caches, which must not wait for each other.
 std::uint64_t Registry::make_room(std::uint64_t bytes) {
     Taken taken; // outlives the lock

@@ -279,8 +279,28 @@ TEST_F(GeneratorTest, an_answer_that_has_begun_waits_for_memory_and_is_the_same)
     EXPECT_EQ(result->tokens, expected.tokens);
 }
 
+TEST_F(GeneratorTest, a_request_waits_for_memory_before_it_begins_and_not_for_ever) {
+    Generator generator({.memory_patience = 400ms});
+    static_cast<void>(registry_->give_back(UINT64_MAX));
+    const auto refused = request(20, 4);
+    const auto model = registry_->get("demo").value();
+    ASSERT_TRUE(model->weights->acquire(model->weights->model().stages() - 1).ok());
+    port_->refuse(true);
+    ASSERT_TRUE(generator.submit(refused).ok());
+    const auto result = finish(refused);
+    ASSERT_FALSE(result.ok());
+    EXPECT_EQ(result.error().code, ErrorCode::kOutOfMemory);
+
+    const auto patient = request(20, 4);
+    const unsigned before = port_->refused();
+    ASSERT_TRUE(generator.submit(patient).ok());
+    for (int i = 0; i < 500 && port_->refused() < before + 3; ++i) std::this_thread::sleep_for(1ms);
+    port_->refuse(false);
+    EXPECT_TRUE(finish(patient).ok());
+}
+
 TEST_F(GeneratorTest, an_answer_does_not_wait_for_memory_for_ever) {
-    Generator generator({.memory_patience = 200ms});
+    Generator generator({.begun_memory_patience = 200ms});
     test::slow_ms = 1;
     const auto generation = request(20, 60);
     ASSERT_TRUE(generator.submit(generation).ok());

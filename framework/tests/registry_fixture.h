@@ -29,16 +29,25 @@ public:
     [[nodiscard]] bool is_protected() const override { return true; }
     [[nodiscard]] const char* name() const override { return "small"; }
     Result<port::Block> allocate(std::size_t bytes) override {
-        if (used() + bytes > budget_) return fail(ErrorCode::kOutOfMemory, "no memory left");
+        if (!fits(bytes)) return fail(ErrorCode::kOutOfMemory, "no memory left");
         return ForwardingPort::allocate(bytes);
     }
     Result<port::LoadedBlock> load(int file, std::uint64_t offset, std::size_t bytes) override {
-        if (used() + bytes > budget_) return fail(ErrorCode::kOutOfMemory, "no memory left");
+        if (!fits(bytes)) return fail(ErrorCode::kOutOfMemory, "no memory left");
         return ForwardingPort::load(file, offset, bytes);
     }
 
+    [[nodiscard]] unsigned refused() const { return refused_; }
+
 private:
+    bool fits(std::size_t bytes) {
+        if (used() + bytes <= budget_) return true;
+        ++refused_;
+        return false;
+    }
+
     std::atomic<std::uint64_t> budget_;
+    std::atomic<unsigned> refused_ = 0;
 };
 
 inline constexpr std::uint64_t kMiB = 1u << 20;

@@ -60,7 +60,37 @@ TEST_F(RegistryTest, an_idle_model_makes_room_for_the_next) {
     EXPECT_EQ(status[1].stages_loaded, status[1].stages);
 }
 
+// A client reads its last token before the server lets go of the model.
+TEST_F(RegistryTest, what_a_request_lets_go_that_ends_a_moment_later_is_waited_for) {
+    auto a = registry_->get("a").value();
+    ASSERT_TRUE(load(*a).ok());
+    port_->set_budget(port_->used() + 3 * kMiB);
+    const auto b = registry_->get("b").value();
+    for (int i = 0; i < 5000 && port_->refused() < 3; ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_GE(port_->refused(), 3u);
+    a.reset();
+    const Status loaded = load(*b);
+    EXPECT_TRUE(loaded.ok()) << loaded.error().message;
+}
+
+TEST_F(RegistryTest, nothing_is_waited_for_that_nobody_uses) {
+    make_registry({.threads = 1, .context = 64, .memory_patience = std::chrono::hours(1)});
+    const auto a = registry_->get("a").value();
+    ASSERT_TRUE(load(*a).ok());
+    port_->set_budget(port_->used() + 3 * kMiB);
+    ASSERT_TRUE(registry_->get("b").ok()); // and gone
+    unsigned before = 0, now = port_->refused(), looks = 0;
+    do {
+        before = now;
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));
+        now = port_->refused();
+    } while (now != before && ++looks < 25);
+    EXPECT_EQ(now, before);
+}
+
 TEST_F(RegistryTest, a_model_in_use_never_makes_room) {
+    make_registry({.threads = 1, .context = 64, .memory_patience = std::chrono::milliseconds(100)});
     const auto a = registry_->get("a").value();
     ASSERT_TRUE(load(*a).ok());
     port_->set_budget(port_->used() + kMiB);

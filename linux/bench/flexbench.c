@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A contiguous region that is made by migrating what lies in it, with what CMA uses (mm/cma.c: alloc_contig_range, and the next place
- * when one does not do). Unlike a CMA region no part of memory is kept free of what cannot be migrated, so places fail more often here:
- * only the attempt that succeeds is timed.
+ * A contiguous region that is made by migrating what lies in it, as CMA does (mm/cma.c): one region, set apart at the start. Its
+ * page blocks are of type CMA, so Linux puts movable pages there and no others; alloc_contig_range() migrates them when the
+ * region is wanted. What takes part of it takes the part at its beginning, as a region behind TrustZone's address filter grows:
+ * from a fixed base.
  *
- * /sys/module/flexbench/parameters/contiguous: write bytes (they are taken and given back), read "alloc_ns free_ns places" of the
- * last time; "0 0 places" when there was no place.
+ * /sys/module/flexbench/parameters/contiguous: write bytes (they are taken and given back), read "alloc_ns free_ns tries" of the
+ * last time; "0 0 tries" when they were not to be had. A try that fails (a page was pinned for the moment) is part of the time.
+ * region: "base_pfn pages" of it.
  */
 #include <linux/gfp.h>
 #include <linux/ktime.h>
@@ -16,65 +18,84 @@
 #include <linux/sched/signal.h>
 #include <linux/sizes.h>
 
-static unsigned long dram_base = 0x40000000, dram_mib = 2048;
+#define FLEX_TRIES 20
+
+static unsigned long dram_base = 0x40000000, dram_mib = 2048, region_mib = 1024;
 module_param(dram_base, ulong, 0444);
 module_param(dram_mib, ulong, 0444);
+module_param(region_mib, ulong, 0444);
 
+static unsigned long region_pfn, region_pages;
 static u64 alloc_ns, free_ns;
-static unsigned int places;
+static unsigned int tries;
 
-static bool take(unsigned long pfn, unsigned long pages)
+static int take(unsigned long pfn, unsigned long pages)
 {
-	u64 start = ktime_get_ns();
-
-	if (!pfn_to_online_page(pfn) || !pfn_to_online_page(pfn + pages - 1))
-		return false;
-	places++;
-	if (alloc_contig_range(pfn, pfn + pages, MIGRATE_MOVABLE, GFP_KERNEL | __GFP_NOWARN))
-		return false;
-	alloc_ns = ktime_get_ns() - start;
-	start = ktime_get_ns();
-	free_contig_range(pfn, pages);
-	free_ns = ktime_get_ns() - start;
-	return true;
+	return alloc_contig_range(pfn, pfn + pages, MIGRATE_CMA, GFP_KERNEL | __GFP_NOWARN);
 }
 
-/* From the end of memory downwards: the kernel's own pages lie at its start. */
 static int contiguous_set(const char *text, const struct kernel_param *parameter)
 {
-	unsigned long bytes, pages, pfn, step, first = PHYS_PFN(dram_base);
+	unsigned long bytes, pages;
 	int ret = kstrtoul(text, 0, &bytes);
+	u64 start;
 
 	if (ret)
 		return ret;
-	if (!bytes || !IS_ALIGNED(bytes, PMD_SIZE) || bytes >= dram_mib << 20)
-		return -EINVAL;
 	pages = PHYS_PFN(bytes);
-	step = PHYS_PFN(SZ_32M);
+	if (!bytes || !IS_ALIGNED(bytes, PMD_SIZE) || pages > region_pages)
+		return -EINVAL;
 	alloc_ns = 0;
 	free_ns = 0;
-	places = 0;
-	for (pfn = round_down(first + PHYS_PFN(dram_mib << 20) - pages, step); pfn > first; pfn -= step) {
+	tries = 0;
+	start = ktime_get_ns();
+	do {
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		if (take(pfn, pages))
-			break;
-		cond_resched();
-	}
+		tries++;
+		ret = take(region_pfn, pages);
+	} while (ret == -EBUSY && tries < FLEX_TRIES);
+	if (ret)
+		return 0;
+	alloc_ns = ktime_get_ns() - start;
+	start = ktime_get_ns();
+	free_contig_range(region_pfn, pages);
+	free_ns = ktime_get_ns() - start;
 	return 0;
 }
 
 static int contiguous_get(char *buffer, const struct kernel_param *parameter)
 {
-	return sysfs_emit(buffer, "%llu %llu %u\n", alloc_ns, free_ns, places);
+	return sysfs_emit(buffer, "%llu %llu %u\n", alloc_ns, free_ns, tries);
 }
 
 static const struct kernel_param_ops contiguous_ops = { .set = contiguous_set, .get = contiguous_get };
 module_param_cb(contiguous, &contiguous_ops, NULL, 0600);
 
+static int region_get(char *buffer, const struct kernel_param *parameter)
+{
+	return sysfs_emit(buffer, "%lu %lu\n", region_pfn, region_pages);
+}
+
+static const struct kernel_param_ops region_ops = { .get = region_get };
+module_param_cb(region, &region_ops, NULL, 0400);
+
+/* From the end of memory downwards: the kernel's own pages lie at its start. */
 static int __init flexbench_init(void)
 {
-	return 0;
+	unsigned long first = PHYS_PFN(dram_base), pages = PHYS_PFN(region_mib << 20), step = PHYS_PFN(SZ_32M), pfn;
+
+	if (!region_mib || region_mib >= dram_mib || !IS_ALIGNED(region_mib << 20, SZ_32M))
+		return -EINVAL;
+	for (pfn = round_down(first + PHYS_PFN(dram_mib << 20) - pages, step); pfn > first; pfn -= step) {
+		if (!pfn_to_online_page(pfn) || !pfn_to_online_page(pfn + pages - 1) || take(pfn, pages))
+			continue;
+		free_contig_range(pfn, pages); /* the blocks stay CMA's */
+		region_pfn = pfn;
+		region_pages = pages;
+		return 0;
+	}
+	return -ENOMEM;
 }
 
 static void __exit flexbench_exit(void)

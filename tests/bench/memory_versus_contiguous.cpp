@@ -1,13 +1,14 @@
 // What it takes to give memory to the secure world and to have it back: page by page (Flex-Mem), and as one contiguous region
-// that is grown by migrating what lies in it, as CMA does. Both in the same guest, in turn, under several kinds of use, and each with
-// Linux zeroing every page it hands out (init_on_alloc=1, Debian's default) and not.
+// that grows from a fixed base by migrating what lies in it, as CMA does and as a region behind TrustZone's address filter must. Under
+// several kinds of use, each with Linux zeroing every page it hands out (init_on_alloc=1, Debian's default) and not.
 //
 //   memory_versus_contiguous [--rounds N] [--init-on-alloc 0|1] [--mib 64|256|1024] [--idle] [--instructions] [--json FILE] [--plot FILE.png]
 //
-// Both are compared by what Linux and the monitor do: for Flex-Mem taking pages from the allocator and protecting them (recalling
-// and freeing them), for the region alloc_contig_range (free_contig_range) in the first place where it succeeds, which is protected
-// and zeroed by nobody but, with init_on_alloc, Linux. Beside it, the whole request of the program in S-EL0, which has in it the calls
-// between the worlds, adoption, zeroing and mapping. A contiguous region would need the same zeroing.
+// Each contestant has a device of its own, filled alike, since the region's page blocks are Linux' only for what can be migrated. Both are
+// compared by what Linux and the monitor do: for Flex-Mem taking pages from the allocator and protecting them (recalling and freeing
+// them), for the region alloc_contig_range (free_contig_range), which is protected and zeroed by nobody but, with init_on_alloc, Linux.
+// Beside it, the whole request of the program in S-EL0, which has in it the calls between the worlds, adoption, zeroing and mapping. A
+// contiguous region would need the same zeroing.
 //
 // --idle: only while nothing else is in memory. --instructions: one core, and the guest's clock counts instructions, 2 ns each. The plot needs gnuplot.
 #include <algorithm>
@@ -33,19 +34,18 @@ using flex::platform::Device;
 using flex::platform::DeviceError;
 using flex::platform::kMiB;
 
-constexpr std::uint64_t kMemoryMiB = 3072;
+constexpr std::uint64_t kMemoryMiB = 4096, kRegionMiB = 1024;
 constexpr std::uint64_t kSizesMiB[] = {64, 256, 1024};
 
 struct Use {
     const char* name;
     const char* begin; ///< shell in the guest, which is booted anew
 };
-// What fills memory lies in the region, too: Linux puts movable pages there, as into a CMA region.
 constexpr Use kUses[] = {
     {"idle", "true"},
-    {"1.7 GiB in use by processes (tmpfs)", "dd if=/dev/zero of=/run/fill/a bs=1M count=1700 2>/dev/null"},
+    {"2.6 of 4 GiB in use by processes (tmpfs)", "dd if=/dev/zero of=/run/fill/a bs=1M count=2650 2>/dev/null"},
     {"the same, with every other MiB freed, and a writer",
-     "i=0; while [ $i -lt 1700 ]; do dd if=/dev/zero of=/run/fill/f$i bs=1M count=1 2>/dev/null; i=$((i+1)); done; i=0; while [ $i -lt 1700 ]; do "
+     "i=0; while [ $i -lt 2650 ]; do dd if=/dev/zero of=/run/fill/f$i bs=1M count=1 2>/dev/null; i=$((i+1)); done; i=0; while [ $i -lt 2650 ]; do "
      "rm /run/fill/f$i; i=$((i+2)); done; (while [ -e /run/fill/f1 ]; do dd if=/dev/zero of=/run/fill/w bs=64k count=800 2>/dev/null; done) "
      ">/dev/null 2>&1 &"},
 };
@@ -76,7 +76,8 @@ double median(std::vector<double> values) {
 
 class Bench {
 public:
-    Bench(const fs::path& folder, const Machine& machine) : device_((fs::remove_all(folder), folder)) {
+    /// region: Linux has one that can be had contiguous.
+    Bench(const fs::path& folder, const Machine& machine, bool region) : device_((fs::remove_all(folder), folder)) {
         device_.create();
         flex::platform::MachineOptions options;
         options.firmware.trusted_os = options.firmware.trusted_os.parent_path() / "tos-memory_bench.bin";
@@ -92,7 +93,8 @@ public:
             std::this_thread::sleep_for(300ms);
         }
         exec("mkdir -p /run/fill; mount -t tmpfs -o size=100% tmpfs /run/fill", 10s);
-        const std::string said = exec("insmod /lib/flex/flexbench.ko dram_mib=" + std::to_string(kMemoryMiB) + " 2>&1 && echo in", 60s);
+        if (!region) return;
+        const std::string said = exec("insmod /lib/flex/flexbench.ko dram_mib=" + std::to_string(kMemoryMiB) + " region_mib=" + std::to_string(kRegionMiB) + " 2>&1 && echo in", 60s);
         if (said != "in\n") throw DeviceError("flexbench.ko does not load: " + said);
     }
     ~Bench() { device_.kill(); }
@@ -168,18 +170,14 @@ struct Row {
     static double ratio(double a, double b) { return b > 0 ? a / b : 0; }
 };
 
-// The region first: once lent, a block of pages is one that Linux puts unmovable pages into, and then there is no place left for it.
-void measure(Bench& bench, Row& row, int rounds) {
-    const auto attempt = [&](auto&& action) {
-        try {
-            action();
-        } catch (const DeviceError& error) {
-            row.failed = error.what();
+void measure(Bench& bench, Row& row, int rounds, bool region) {
+    try {
+        for (int i = 0; i < rounds; ++i) {
+            if (region) row.contiguous.push_back(bench.contiguous(row.mib));
+            else row.flex.push_back(bench.flex(row.mib));
         }
-    };
-    for (int i = 0; i < rounds; ++i) {
-        attempt([&] { row.contiguous.push_back(bench.contiguous(row.mib)); });
-        attempt([&] { row.flex.push_back(bench.flex(row.mib)); });
+    } catch (const DeviceError& error) {
+        row.failed += error.what();
     }
 }
 
@@ -264,15 +262,17 @@ std::vector<Row> measure_all(const Options& options) {
     for (const bool init_on_alloc : options.init_on_alloc) {
         for (const Use& use : kUses) {
             if (options.idle && &use != &kUses[0]) continue;
-            Bench bench(fs::temp_directory_path() / "flexserve-memory-bench", {init_on_alloc, options.instructions});
-            bench.exec(use.begin, 300s);
-            for (const std::uint64_t mib : kSizesMiB) {
-                if (options.mib != 0 && mib != options.mib) continue;
-                Row row{.use = &use, .mib = mib, .init_on_alloc = init_on_alloc, .flex = {}, .contiguous = {}, .failed = {}};
-                measure(bench, row, options.rounds);
-                print(row);
-                rows.push_back(row);
+            std::vector<Row> of_use;
+            for (const std::uint64_t mib : kSizesMiB)
+                if (options.mib == 0 || mib == options.mib)
+                    of_use.push_back({.use = &use, .mib = mib, .init_on_alloc = init_on_alloc, .flex = {}, .contiguous = {}, .failed = {}});
+            for (const bool region : {true, false}) {
+                Bench bench(fs::temp_directory_path() / "flexserve-memory-bench", {init_on_alloc, options.instructions}, region);
+                if (bench.exec(std::string(use.begin) + "\necho filled", 600s) != "filled\n") throw DeviceError("the device's memory cannot be filled");
+                for (Row& row : of_use) measure(bench, row, options.rounds, region);
             }
+            for (const Row& row : of_use) print(row);
+            rows.insert(rows.end(), of_use.begin(), of_use.end());
         }
     }
     std::cout << "\nms a MiB:\n\n" << kParts;

@@ -26,6 +26,7 @@ FLEX_TOS_REGISTER(CNTV_CTL_EL0, "cntv_ctl_el0")
 FLEX_TOS_REGISTER(CNTV_CVAL_EL0, "cntv_cval_el0")
 FLEX_TOS_REGISTER(ISR_EL1, "isr_el1")
 FLEX_TOS_REGISTER(ID_AA64ISAR0_EL1, "id_aa64isar0_el1")
+FLEX_TOS_REGISTER(MIDR_EL1, "midr_el1")
 FLEX_TOS_REGISTER(ID_AA64ISAR1_EL1, "id_aa64isar1_el1")
 FLEX_TOS_REGISTER(ID_AA64PFR0_EL1, "id_aa64pfr0_el1")
 /* GICv3 CPU interface, by encoding: the assembler knows the names only with later architectures. */
