@@ -92,9 +92,34 @@ static void mark_movable(struct page *page, bool movable)
 	unlock_page(page);
 }
 
+/*
+ * Free pages that each core keeps at hand (per-cpu lists). si_mem_available() leaves them out; of what was just given back it can be
+ * 10 MiB, which whoever gave it to make room for something else would look for in vain.
+ */
+static long pages_at_hand(void)
+{
+	long pages = 0;
+	int node, i, cpu;
+
+	for_each_online_node(node) {
+		for (i = 0; i < MAX_NR_ZONES; i++) {
+			struct zone *zone = &NODE_DATA(node)->node_zones[i];
+
+			if (!populated_zone(zone))
+				continue;
+			for_each_online_cpu(cpu)
+				pages += READ_ONCE(per_cpu_ptr(zone->per_cpu_pageset, cpu)->count);
+		}
+	}
+	return pages;
+}
+
 static bool linux_can_spare(unsigned long pages)
 {
-	return si_mem_available() > (long)(pages + (reserve_mib << (20 - PAGE_SHIFT)));
+	const long wanted = pages + (reserve_mib << (20 - PAGE_SHIFT));
+	const long available = si_mem_available();
+
+	return available > wanted || available + pages_at_hand() > wanted;
 }
 
 struct page *flex_chunk_alloc(unsigned int wanted_order, bool file_pages, unsigned int *order)
