@@ -29,9 +29,9 @@ static unsigned long region_pfn, region_pages;
 static u64 alloc_ns, free_ns;
 static unsigned int tries;
 
-static int take(unsigned long pfn, unsigned long pages)
+static int take(unsigned long pfn, unsigned long pages, unsigned int type)
 {
-	return alloc_contig_range(pfn, pfn + pages, MIGRATE_CMA, GFP_KERNEL | __GFP_NOWARN);
+	return alloc_contig_range(pfn, pfn + pages, type, GFP_KERNEL | __GFP_NOWARN);
 }
 
 static int contiguous_set(const char *text, const struct kernel_param *parameter)
@@ -53,7 +53,7 @@ static int contiguous_set(const char *text, const struct kernel_param *parameter
 		if (fatal_signal_pending(current))
 			return -EINTR;
 		tries++;
-		ret = take(region_pfn, pages);
+		ret = take(region_pfn, pages, MIGRATE_CMA);
 	} while (ret == -EBUSY && tries < FLEX_TRIES);
 	if (ret)
 		return 0;
@@ -88,9 +88,12 @@ static int __init flexbench_init(void)
 	if (!region_mib || region_mib >= dram_mib || !IS_ALIGNED(region_mib << 20, SZ_32M))
 		return -EINVAL;
 	for (pfn = round_down(first + PHYS_PFN(dram_mib << 20) - pages, step); pfn > first; pfn -= step) {
-		if (!pfn_to_online_page(pfn) || !pfn_to_online_page(pfn + pages - 1) || take(pfn, pages))
+		if (!pfn_to_online_page(pfn) || !pfn_to_online_page(pfn + pages - 1) || take(pfn, pages, MIGRATE_MOVABLE))
 			continue;
-		free_contig_range(pfn, pages); /* the blocks stay CMA's */
+		free_contig_range(pfn, pages);
+		if (take(pfn, pages, MIGRATE_CMA)) /* the blocks become CMA's, and stay */
+			continue;
+		free_contig_range(pfn, pages);
 		region_pfn = pfn;
 		region_pages = pages;
 		return 0;
