@@ -108,7 +108,7 @@ TEST(Layout, keeps_its_promise_of_size_for_every_supported_dram) {
     for (u64 gib = 1; gib <= 16; gib++) {
         Layout layout;
         ASSERT_TRUE(Layout::plan({BOARD_DRAM_BASE, gib * kGiB}, layout)) << gib;
-        EXPECT_LT(layout.region.bytes, 64 * kMiB);
+        EXPECT_LT(layout.region.bytes, 80 * kMiB);
         EXPECT_GE(layout.pool, Layout::kFrameTable + layout.frames);
         EXPECT_GE(layout.region.end(), layout.pool + TablePool::bytes_for(layout.pool_tables));
     }

@@ -1,4 +1,5 @@
 #include "fake_machine.hpp"
+#include "layout.hpp"
 
 #include <algorithm>
 #include <gtest/gtest.h>
@@ -242,6 +243,18 @@ TEST(FlexMemory, a_shortage_of_tables_refuses_the_list_before_anything_is_change
     }
     EXPECT_TRUE(refused);
     EXPECT_TRUE(accepted);
+}
+
+// Two frames of each 2 MiB are enough for a table in either tree.
+TEST(FlexMemory, tables_do_for_memory_that_is_lent_in_the_smallest_pieces) {
+    World world(Layout::tables_for(kGiB));
+    ASSERT_TRUE(world.ok);
+    for (u64 block = World::kBase; block < World::kBase + kGiB; block += 2 * kMiB) {
+        const auto outcome = world.protect({FLEX_RANGE(block, 0), FLEX_RANGE(block + kMiB, 0)});
+        ASSERT_EQ(outcome.status, Status::Ok) << block;
+    }
+    EXPECT_EQ(world.flex_level(World::kBase), 3u);
+    EXPECT_EQ(world.normal_level(World::kBase + kFrameSize), 3u);
 }
 
 TEST(FlexMemory, the_two_trees_stay_complements_under_random_calls) {

@@ -26,10 +26,12 @@ struct Layout {
     u64 pool = 0;
     u64 pool_tables = 0;
 
-    // One table for each 2 MiB of DRAM, and a fixed number for roots, devices and the monitor's own stage 1.
-    // The worst case (every 2 MiB split, in both trees) would take twice that; a list that needs more than is
-    // left is refused whole.
-    static constexpr u64 kFixedTables = 64;
+    // The worst case: every 2 MiB split, in both trees, as it comes to be when memory in use is in small pieces; and
+    // a fixed number for roots, devices, the monitor's own stage 1 and what a list may need for a moment.
+    static constexpr u64 kFixedTables = 128;
+    [[nodiscard]] static constexpr u64 tables_for(u64 dram_bytes) {
+        return 2 * (dram_bytes / (2 * kMiB)) + kFixedTables;
+    }
 
     // False: DRAM of this base and size cannot be handled.
     [[nodiscard]] static constexpr bool plan(Region dram, Layout& out) {
@@ -41,7 +43,7 @@ struct Layout {
         out.frames = dram.bytes / kFrameSize;
         out.npu_control = kFrameTable + npu_control_offset(out.frames);
         out.pool = out.npu_control + kFrameSize;
-        out.pool_tables = dram.bytes / (2 * kMiB) + kFixedTables;
+        out.pool_tables = tables_for(dram.bytes);
         const u64 end = round_up(out.pool + TablePool::bytes_for(out.pool_tables), 2 * kMiB);
         out.region = {kBase, end - kBase};
         return out.region.bytes <= BOARD_MONITOR_REGION_BYTES_MAX && out.region.end() <= dram.end();

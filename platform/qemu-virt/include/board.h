@@ -102,7 +102,7 @@
 #define BOARD_INITRD_BYTES_MAX 0x14000000
 /* BL33. Nothing else may be loaded from here to the end of the monitor's region. */
 #define BOARD_MONITOR_BASE 0x60000000
-#define BOARD_MONITOR_REGION_BYTES_MAX 0x04000000
+#define BOARD_MONITOR_REGION_BYTES_MAX 0x06000000
 /*
  * One page that the launcher loads for the monitor, since QEMU describes no kernel when firmware boots. Untrusted, like the kernel:
  * u64 magic, u64 kernel bytes, u64 initramfs bytes, then the kernel's command line, NUL-terminated, to the end of the page at most.
