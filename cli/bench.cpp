@@ -61,6 +61,7 @@ double median(std::vector<double> values) {
     return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
+constexpr auto kKv = engine::KvType::kF16;
 constexpr std::uint32_t kTogether = 4; // sequences that decode together
 constexpr std::uint32_t kTogetherTokens = 32;
 
@@ -69,7 +70,7 @@ struct Row {
     std::string what;
     std::vector<double> tokens_per_s; ///< by round
     std::vector<double> read_gb_s;    ///< by round: what reading the weights alone reached just before
-    double bytes_per_token = 0;       ///< of weights that pass by, for decode
+    double bytes_per_token = 0;       ///< of weights and KV cache that pass by, for decode
     double macs_per_token = 0;        ///< with the weights
 };
 
@@ -92,6 +93,7 @@ struct Bench {
         if (options.context > shape.context)
             throw std::runtime_error("the model's context is " + std::to_string(shape.context) + " tokens");
         options.batch = arguments.batch;
+        options.kv = kKv;
         options.gate = model.get();
         options.kernels = kernels;
         model->start_loading();
@@ -137,7 +139,13 @@ Weights weigh(const engine::Model& model) {
     return w;
 }
 
-/// What a token reads: every matrix of the layers and the head.
+/// Of the KV cache, for a token of the first `count` on average.
+double kv_bytes(const Bench& bench, std::uint32_t count) {
+    const auto layout = need(engine::KvLayout::of(bench.model->model().shape(), kKv));
+    return static_cast<double>(layout.block_bytes()) / engine::kKvBlockTokens * (count + 1) / 2;
+}
+
+/// What a token reads of the weights: every matrix of the layers and the head.
 std::vector<std::span<const std::byte>> matrices(const engine::Model& model) {
     std::vector<std::span<const std::byte>> all;
     const auto add = [&all](const engine::Matrix& m) {
@@ -176,7 +184,7 @@ double time_decode(Bench& bench, std::uint32_t count) {
 double time_batch(Bench& bench, std::uint32_t count) {
     std::vector<std::unique_ptr<engine::Session>> sessions;
     std::vector<engine::BatchPart> parts(kTogether);
-    const auto layout = need(engine::KvLayout::of(bench.model->model().shape(), engine::KvType::kF16));
+    const auto layout = need(engine::KvLayout::of(bench.model->model().shape(), kKv));
     const std::size_t blocks = (count + engine::kKvBlockTokens) / engine::kKvBlockTokens;
     const auto kv = std::make_shared<engine::KvPool>(layout, kTogether * blocks);
     for (engine::BatchPart& part : parts) {
@@ -204,13 +212,13 @@ std::vector<Row> measure(Bench& bench, const Arguments& arguments) {
         rows.push_back({"decode " + std::to_string(arguments.generate),
                         {},
                         {},
-                        weights.bytes,
+                        weights.bytes + kv_bytes(bench, arguments.generate),
                         weights.layer_macs + weights.head_macs});
     if (arguments.generate > 0)
         rows.push_back({"decode batch " + std::to_string(kTogether),
                         {},
                         {},
-                        weights.bytes / kTogether,
+                        weights.bytes / kTogether + kv_bytes(bench, kTogetherTokens),
                         weights.layer_macs + weights.head_macs});
     const auto memory = matrices(bench.model->model());
     // Rounds outside, rows inside: what else the machine does meanwhile falls on all rows alike.

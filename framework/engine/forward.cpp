@@ -296,8 +296,8 @@ void ForwardPass::prepare(const float* x, std::size_t columns, std::size_t t,
 /// activations again, short enough to stay in a core's L2 cache while all tokens pass. Few: the memory is the
 /// limit, and it is fastest in long runs, as long as every thread gets some. Whole panels.
 std::size_t ForwardPass::rows_per_task(std::size_t count, std::size_t total) const {
-    const std::size_t fair = total / (std::size_t{4} * s_.pool.threads()) / kPanelRows * kPanelRows;
-    return count > kFewTokens ? 4 * kPanelRows : std::clamp<std::size_t>(fair, kPanelRows, 16 * kPanelRows);
+    const std::size_t fair = total / (std::size_t{2} * s_.pool.threads()) / kPanelRows * kPanelRows;
+    return count > kFewTokens ? 4 * kPanelRows : std::clamp<std::size_t>(fair, kPanelRows, 32 * kPanelRows);
 }
 
 /// Of a multiply() with these matrices.

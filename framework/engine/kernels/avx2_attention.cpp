@@ -8,6 +8,9 @@ namespace flex::engine {
 
 namespace {
 
+/// Bytes: as far as the memory takes to answer while a core widens.
+constexpr std::size_t kAhead = 2048;
+
 struct Avx2 {
     using Vector = __m256;
     static constexpr std::size_t kWidth = 8;
@@ -40,6 +43,10 @@ void avx2_narrow_f16(const float* x, std::size_t n, std::uint16_t* y) {
 
 void avx2_widen_f16(const std::uint16_t* x, std::size_t n, float* y) {
     std::size_t i = 0;
+    for (; i + 32 <= n; i += 32) { // a line; what follows is the next to be read, too (KvLayout::offset)
+        _mm_prefetch(reinterpret_cast<const char*>(x + i) + kAhead, _MM_HINT_T0);
+        for (std::size_t k = 0; k < 32; k += 8) _mm256_storeu_ps(y + i + k, widen(x + i + k));
+    }
     for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, widen(x + i));
     for (; i < n; ++i) y[i] = f16_to_f32(x[i]);
 }
