@@ -44,6 +44,7 @@ flex_npu_result Device::run(std::span<const std::byte> bytes, const std::atomic<
         return result;
     }
     running_ = true;
+    sram_.will_be_written();
     stop_.store(false);
     lock.unlock();
 
@@ -217,8 +218,10 @@ void Device::write(std::uint32_t reg, std::uint32_t value) {
         registers_.sram_address = value & ~3u;
     } else if (reg == FLEX_NPU_REG_SRAM_DATA) {
         if (!running_ && registers_.power != 0 &&
-            registers_.sram_address + std::uint64_t{sizeof value} <= sram_.all().size())
+            registers_.sram_address + std::uint64_t{sizeof value} <= sram_.all().size()) {
+            sram_.will_be_written();
             std::memcpy(sram_.all().data() + registers_.sram_address, &value, sizeof value);
+        }
         registers_.sram_address += sizeof value;
     }
 }
