@@ -108,11 +108,11 @@ private:
 
 /// `count` rows from `first` on.
 inline Strips rows_of(const Strips& all, std::uint64_t first, std::uint64_t count) {
-    return {all.region, all.offset + first * all.stride, all.bytes, count, all.stride};
+    return {all.region, all.offset + first * all.stride, all.bytes, count, all.stride, all.operand_end};
 }
 /// Of each row, `bytes` from `first` on.
 inline Strips columns_of(const Strips& all, std::uint64_t first, std::uint64_t bytes) {
-    return {all.region, all.offset + first, bytes, all.count, all.stride};
+    return {all.region, all.offset + first, bytes, all.count, all.stride, all.operand_end};
 }
 
 inline bool within(std::uint64_t value, std::uint64_t least, std::uint64_t most) {
