@@ -49,9 +49,11 @@ flex_npu_result Device::run(std::span<const std::byte> bytes, const std::atomic<
     lock.unlock();
 
     const auto start = Clock::now();
+    cores_.stay_awake(true);
     Outcome outcome = job.parse(bytes, memory_);
     result.cookie = job.header.cookie;
     if (outcome.ok()) outcome = execute(job, result);
+    cores_.stay_awake(false);
     if (!options_.performance.limits_commands()) result.cycles += nanoseconds_since(start);
 
     lock.lock();
@@ -99,9 +101,14 @@ Outcome Device::execute(Job& job, flex_npu_result& result) {
     return outcome;
 }
 
+/// Of a job, on the thread that runs it: the cores have nothing to do meanwhile.
 void Device::pause(std::uint64_t nanoseconds) {
-    Lock lock(mutex_);
-    changed_.wait_for(lock, std::chrono::nanoseconds(nanoseconds), [&] { return stop_.load(); });
+    cores_.stay_awake(false);
+    {
+        Lock lock(mutex_);
+        changed_.wait_for(lock, std::chrono::nanoseconds(nanoseconds), [&] { return stop_.load(); });
+    }
+    cores_.stay_awake(true);
 }
 
 template <class Then> void Device::halt(const Then& then) {
