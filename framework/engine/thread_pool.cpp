@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <sched.h>
+
 namespace flex::engine {
 
 namespace {
@@ -16,6 +18,11 @@ void relax() { asm volatile("yield"); }
 constexpr int kSpins = 1000;
 void relax() {}
 #endif
+
+/// Longer than most times for which a scheduler gives the processor to somebody else.
+constexpr int kAwakeFactor = 40;
+/// Once it takes long, others that want this processor have it.
+constexpr int kSpinsBetweenYields = 32;
 
 } // namespace
 
@@ -56,6 +63,23 @@ void ThreadPool::wait_a_little(unsigned thread, Asked& asked) const {
     asked.bytes += kAtOnce;
 }
 
+void ThreadPool::stay_awake(bool on) {
+    awake_.store(on);
+    if (!on) return;
+    roused_.fetch_add(1);
+    if (sleepers_.load() == 0) return;
+    { const std::lock_guard lock(sleep_); }
+    wake_.notify_all();
+}
+
+/// Whether a thread that has looked so often in vain looks once more, rather than to sleep.
+bool ThreadPool::spins_on(int spins) const {
+    if (spins < kSpins) return true;
+    if (spins >= kAwakeFactor * kSpins || !awake_.load(std::memory_order_relaxed)) return false;
+    if (spins % kSpinsBetweenYields == 0) sched_yield();
+    return true;
+}
+
 void ThreadPool::drain(unsigned thread) {
     for (std::size_t i = next_.fetch_add(1, std::memory_order_relaxed); i < count_;
          i = next_.fetch_add(1, std::memory_order_relaxed)) {
@@ -81,7 +105,7 @@ void ThreadPool::run_erased(std::size_t count, Call call, const void* task) {
     drain(0);
     ticket_.fetch_and(~kOpen);
     Asked asked;
-    for (int i = 0; i < kSpins; ++i) {
+    for (int i = 0; spins_on(i); ++i) {
         if ((ticket_.load() & kInside) == 0) return;
         wait_a_little(0, asked);
     }
@@ -115,14 +139,17 @@ void ThreadPool::leave() {
 
 void ThreadPool::work(unsigned thread) {
     std::uint64_t seen = 0;
+    unsigned roused = 0;
     Asked asked;
     const auto announced = [&] {
         const std::uint64_t ticket = ticket_.load();
-        return stop_.load() || ((ticket & kOpen) != 0 && (ticket & ~kInside) != seen);
+        return stop_.load() || roused_.load() != roused ||
+               ((ticket & kOpen) != 0 && (ticket & ~kInside) != seen);
     };
     while (!stop_.load()) {
         bool joined = false;
-        for (int i = 0; i < kSpins && !joined; ++i) {
+        roused = roused_.load();
+        for (int i = 0; spins_on(i) && !joined && !stop_.load(std::memory_order_relaxed); ++i) {
             joined = join(seen);
             if (!joined) wait_a_little(thread, asked);
         }

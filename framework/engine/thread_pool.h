@@ -45,6 +45,12 @@ public:
         expected_bytes_.store(bytes, std::memory_order_relaxed);
     }
 
+    /// Until it is taken back, threads wait for each other and for the next run() for a millisecond or two
+    /// before they go to sleep, and those that sleep wake up. For somebody who knows that a run() follows,
+    /// and whose threads may lose their processors for a moment: what is woken then often waits for the
+    /// processor of whoever woke it, beside one that is idle.
+    void stay_awake(bool on);
+
 private:
     using Call = void (*)(const void* task, std::size_t index, unsigned thread);
     void run_erased(std::size_t count, Call call, const void* task);
@@ -59,6 +65,7 @@ private:
         std::size_t bytes = 0;
     };
     void wait_a_little(unsigned thread, Asked& asked) const;
+    [[nodiscard]] bool spins_on(int spins) const;
 
     // ticket_: job number (bits 63..17), open (bit 16), workers inside (bits 15..0). A worker enters only an
     // open job, and the job's fields change only while the ticket is closed and nobody is inside. So a worker
@@ -74,6 +81,8 @@ private:
     std::atomic<unsigned> sleepers_{0};
     std::atomic<bool> caller_sleeps_{false};
     std::atomic<bool> stop_{false};
+    std::atomic<bool> awake_{false};
+    std::atomic<unsigned> roused_{0}; // times that sleepers were to wake up for stay_awake()
     Call call_ = nullptr;
     const void* task_ = nullptr;
     std::size_t count_ = 0;

@@ -44,13 +44,16 @@ flex_npu_result Device::run(std::span<const std::byte> bytes, const std::atomic<
         return result;
     }
     running_ = true;
+    sram_.will_be_written();
     stop_.store(false);
     lock.unlock();
 
     const auto start = Clock::now();
+    cores_.stay_awake(true);
     Outcome outcome = job.parse(bytes, memory_);
     result.cookie = job.header.cookie;
     if (outcome.ok()) outcome = execute(job, result);
+    cores_.stay_awake(false);
     if (!options_.performance.limits_commands()) result.cycles += nanoseconds_since(start);
 
     lock.lock();
@@ -98,9 +101,14 @@ Outcome Device::execute(Job& job, flex_npu_result& result) {
     return outcome;
 }
 
+/// Of a job, on the thread that runs it: the cores have nothing to do meanwhile.
 void Device::pause(std::uint64_t nanoseconds) {
-    Lock lock(mutex_);
-    changed_.wait_for(lock, std::chrono::nanoseconds(nanoseconds), [&] { return stop_.load(); });
+    cores_.stay_awake(false);
+    {
+        Lock lock(mutex_);
+        changed_.wait_for(lock, std::chrono::nanoseconds(nanoseconds), [&] { return stop_.load(); });
+    }
+    cores_.stay_awake(true);
 }
 
 template <class Then> void Device::halt(const Then& then) {
@@ -217,8 +225,10 @@ void Device::write(std::uint32_t reg, std::uint32_t value) {
         registers_.sram_address = value & ~3u;
     } else if (reg == FLEX_NPU_REG_SRAM_DATA) {
         if (!running_ && registers_.power != 0 &&
-            registers_.sram_address + std::uint64_t{sizeof value} <= sram_.all().size())
+            registers_.sram_address + std::uint64_t{sizeof value} <= sram_.all().size()) {
+            sram_.will_be_written();
             std::memcpy(sram_.all().data() + registers_.sram_address, &value, sizeof value);
+        }
         registers_.sram_address += sizeof value;
     }
 }

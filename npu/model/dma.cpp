@@ -15,14 +15,27 @@ bool holds_word(const Window& window) {
     return window.bytes >= 8 && reinterpret_cast<std::uintptr_t>(window.data) % 8 == 0;
 }
 
+/// Pages behind the one of `at` that the command will come to.
+class RestOfOperand final : public Ahead {
+public:
+    RestOfOperand(const Region& region, std::uint64_t at, std::uint64_t end)
+        : region_(region), next_(at / FLEX_NPU_PAGE * FLEX_NPU_PAGE + FLEX_NPU_PAGE), end_(end) {}
+    std::size_t pages(std::span<std::uint64_t> out) const override { return region_.pages(next_, end_, out); }
+
+private:
+    const Region& region_;
+    const std::uint64_t next_, end_;
+};
+
 } // namespace
 
-Window Dma::open(const Region::Place& place, std::uint64_t bytes, Access access, Outcome& outcome) {
+Window Dma::open(const Region::Place& place, std::uint64_t bytes, Access access, Outcome& outcome,
+                 const Ahead* ahead) {
     if (stop_.load(std::memory_order_relaxed)) {
         outcome = {FLEX_NPU_ABORTED};
         return {};
     }
-    const Window window = memory_.open(place.address, std::min(place.bytes, bytes), access);
+    const Window window = memory_.open(place.address, std::min(place.bytes, bytes), access, ahead);
     if (window.status == Window::Status::kRefused) outcome = {FLEX_NPU_FAULT, place.address};
     if (window.status == Window::Status::kInterrupted) outcome = {FLEX_NPU_ABORTED};
     return window;
@@ -40,7 +53,8 @@ Outcome Dma::move(const Strips& strips, std::byte* sram, std::size_t sram_stride
             if (at >= behind || burst >= kBurst) {
                 if (window.status == Window::Status::kOpen) memory_.close();
                 Outcome outcome;
-                window = open(strips.region->find(at), end - at, access, outcome);
+                const RestOfOperand rest(*strips.region, at, std::max(at + left, strips.operand_end));
+                window = open(strips.region->find(at), end - at, access, outcome, &rest);
                 if (!outcome.ok()) return outcome;
                 first = at;
                 behind = at + window.bytes;

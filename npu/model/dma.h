@@ -15,6 +15,8 @@ struct Strips {
     std::uint64_t bytes = 0;
     std::uint64_t count = 1;
     std::uint64_t stride = 0;
+    /// The command will move everything from here to this offset, other pieces included; 0: not known.
+    std::uint64_t operand_end = 0;
 };
 
 class Dma {
@@ -36,7 +38,8 @@ public:
 
 private:
     Outcome move(const Strips& strips, std::byte* sram, std::size_t sram_stride, Access access);
-    Window open(const Region::Place& place, std::uint64_t bytes, Access access, Outcome& outcome);
+    Window open(const Region::Place& place, std::uint64_t bytes, Access access, Outcome& outcome,
+                const Ahead* ahead = nullptr);
 
     BusMemory& memory_;
     const std::atomic<bool>& stop_;

@@ -64,7 +64,9 @@ Outcome Execution::view(const flex_npu_operand& operand, std::uint64_t element, 
     // No overflow: rows are at most 2^12, strides below 2^37, elements at most 8 bytes.
     const std::uint64_t bytes = ((rows - 1) * stride + elements) * element;
     Region& region = *job_.regions[operand.region];
-    out = {&region, operand.offset, elements * element, rows, stride * element};
+    // What lies between rows is checked and not accessed: nothing is to be looked up there.
+    const std::uint64_t end = stride == elements ? operand.offset + bytes : 0;
+    out = {&region, operand.offset, elements * element, rows, stride * element, end};
     return region.cover(operand.offset, bytes);
 }
 

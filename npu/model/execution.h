@@ -83,11 +83,11 @@ private:
     /// A packed matrix, as one piece.
     Outcome matrix(const flex_npu_command& c, Strips& out);
 
-    /// task(index, tiles) on all cores; after a failure those that have not begun are left out.
+    /// task(index, tiles) on all cores; after a failure those behind it that have not begun are left out.
     template <class Task> Outcome share_out(std::size_t count, const Task& task) {
         SharedOutcome outcome;
         m_.cores.run(count, [&](std::size_t index, unsigned core) {
-            if (!outcome.failed()) outcome.report(task(index, Tiles(m_.sram.core(core))));
+            if (!outcome.failed_before(index)) outcome.report(index, task(index, Tiles(m_.sram.core(core))));
         });
         return outcome.first();
     }
@@ -108,11 +108,11 @@ private:
 
 /// `count` rows from `first` on.
 inline Strips rows_of(const Strips& all, std::uint64_t first, std::uint64_t count) {
-    return {all.region, all.offset + first * all.stride, all.bytes, count, all.stride};
+    return {all.region, all.offset + first * all.stride, all.bytes, count, all.stride, all.operand_end};
 }
 /// Of each row, `bytes` from `first` on.
 inline Strips columns_of(const Strips& all, std::uint64_t first, std::uint64_t bytes) {
-    return {all.region, all.offset + first, bytes, all.count, all.stride};
+    return {all.region, all.offset + first, bytes, all.count, all.stride, all.operand_end};
 }
 
 inline bool within(std::uint64_t value, std::uint64_t least, std::uint64_t most) {

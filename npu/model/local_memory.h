@@ -18,7 +18,14 @@ public:
     explicit LocalMemory(std::vector<std::span<std::byte>> granted)
         : granted_(std::move(granted)), all_(false) {}
 
-    Window open(std::uint64_t address, std::uint64_t bytes, Access) override {
+    void close() override {}
+
+    [[nodiscard]] static std::uint64_t bus_address(const void* p) {
+        return reinterpret_cast<std::uintptr_t>(p);
+    }
+
+private:
+    Window open_window(std::uint64_t address, std::uint64_t bytes, Access, const Ahead*) override {
         if (all_) return {Window::Status::kOpen, pointer(address), static_cast<std::size_t>(bytes)};
         for (const std::span<std::byte> part : granted_) {
             const std::uint64_t first = bus_address(part.data());
@@ -28,13 +35,6 @@ public:
         }
         return {};
     }
-    void close() override {}
-
-    [[nodiscard]] static std::uint64_t bus_address(const void* p) {
-        return reinterpret_cast<std::uintptr_t>(p);
-    }
-
-private:
     static std::byte* pointer(std::uint64_t address) { return reinterpret_cast<std::byte*>(address); }
 
     std::vector<std::span<std::byte>> granted_;

@@ -12,6 +12,7 @@ using engine::Q8Block;
 Outcome Execution::embed(const flex_npu_command& c) {
     Strips w, x, y;
     FLEX_NPU_TRY(matrix(c, w));
+    w.operand_end = 0; // only the rows that are named are read
     FLEX_NPU_TRY(view(c.x, 4, 4, c.count, 1, x));
     FLEX_NPU_TRY(floats(c.y, c.count, c.columns, y));
     auto* const ids = Tiles(m_.sram.shared()).take<std::uint32_t>(c.count);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 
@@ -22,22 +23,27 @@ struct [[nodiscard]] Outcome {
             return flex_outcome;                                                                             \
     } while (false)
 
-/// The first failure of several threads.
+/// Of tasks that several threads take in their order: the failure of the first task that fails, whichever
+/// thread is faster.
 class SharedOutcome {
 public:
-    void report(const Outcome& outcome) {
+    void report(std::size_t task, const Outcome& outcome) {
         if (outcome.ok()) return;
         const std::lock_guard lock(mutex_);
-        if (first_.ok()) first_ = outcome;
-        failed_.store(true, std::memory_order_relaxed);
+        if (task >= failed_.load(std::memory_order_relaxed)) return;
+        first_ = outcome;
+        failed_.store(task, std::memory_order_relaxed);
     }
-    [[nodiscard]] bool failed() const { return failed_.load(std::memory_order_relaxed); }
+    /// It can be left out.
+    [[nodiscard]] bool failed_before(std::size_t task) const {
+        return failed_.load(std::memory_order_relaxed) < task;
+    }
     /// When all threads are done.
     [[nodiscard]] Outcome first() const { return first_; }
 
 private:
     std::mutex mutex_;
-    std::atomic<bool> failed_{false};
+    std::atomic<std::size_t> failed_{~std::size_t{0}}; // the task
     Outcome first_;
 };
 

@@ -68,4 +68,11 @@ Region::Place Region::find(std::uint64_t offset) const {
     return {pages[page] + in_page, together * FLEX_NPU_PAGE - in_page};
 }
 
+std::size_t Region::pages(std::uint64_t first, std::uint64_t end, std::span<std::uint64_t> out) const {
+    std::size_t count = 0;
+    for (std::uint64_t at = first & ~kInPage; at < end && count < out.size(); at += FLEX_NPU_PAGE)
+        out[count++] = find(at).address;
+    return count;
+}
+
 } // namespace flex::npu::model

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "npu/model/bus_memory.h"
 #include "npu/model/outcome.h"
@@ -28,6 +29,9 @@ public:
     };
     /// Of bytes that cover() found good. Any thread.
     [[nodiscard]] Place find(std::uint64_t offset) const;
+    /// Bus addresses of the pages that bytes from `first` up to `end` lie in, as many as `out` holds: how
+    /// many. Of bytes that cover() found good. Any thread.
+    std::size_t pages(std::uint64_t first, std::uint64_t end, std::span<std::uint64_t> out) const;
 
 private:
     using Table = std::array<std::uint64_t, FLEX_NPU_ENTRIES>;

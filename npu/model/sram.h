@@ -41,17 +41,24 @@ public:
         clear();
     }
 
+    /// Whoever writes into it says so first.
+    void will_be_written() { zero_ = false; }
     [[nodiscard]] std::span<std::byte> all() const { return {memory_.get(), bytes_}; }
     [[nodiscard]] std::span<std::byte> shared() const { return all().first(kSharedBytes); }
     [[nodiscard]] std::span<std::byte> core(unsigned index) const {
         return all().subspan(kSharedBytes + index * kCoreBytes, kCoreBytes);
     }
-    void clear() { std::memset(memory_.get(), 0, bytes_); }
+    /// It takes most of a reset's time, and a change of hands has several resets in a row.
+    void clear() {
+        if (!zero_) std::memset(memory_.get(), 0, bytes_);
+        zero_ = true;
+    }
 
 private:
     struct Delete {
         void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{64}); }
     };
+    bool zero_ = false;
     std::size_t bytes_;
     std::unique_ptr<std::byte[], Delete> memory_;
 };

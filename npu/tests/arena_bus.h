@@ -18,14 +18,6 @@ public:
 
     explicit ArenaBus(std::size_t pages) : bytes_(pages * FLEX_NPU_PAGE), grants_(pages, kBoth) {}
 
-    Window open(std::uint64_t address, std::uint64_t bytes, Access access) override {
-        const std::uint8_t wanted = access == Access::kRead ? kReadOnly : kWriteOnly;
-        std::uint64_t end = address;
-        while (end - address < bytes && granted(end, wanted)) end = (end | (FLEX_NPU_PAGE - 1)) + 1;
-        if (end == address) return {};
-        const std::uint64_t some = end - address < bytes ? end - address : bytes;
-        return {Window::Status::kOpen, at(address), static_cast<std::size_t>(some)};
-    }
     void close() override {}
 
     void grant(std::uint64_t address, std::uint8_t access) {
@@ -33,6 +25,16 @@ public:
     }
     [[nodiscard]] std::byte* at(std::uint64_t address) { return bytes_.data() + (address - kBase); }
     [[nodiscard]] std::span<std::byte> all() { return bytes_; }
+
+protected:
+    Window open_window(std::uint64_t address, std::uint64_t bytes, Access access, const Ahead*) override {
+        const std::uint8_t wanted = access == Access::kRead ? kReadOnly : kWriteOnly;
+        std::uint64_t end = address;
+        while (end - address < bytes && granted(end, wanted)) end = (end | (FLEX_NPU_PAGE - 1)) + 1;
+        if (end == address) return {};
+        const std::uint64_t some = end - address < bytes ? end - address : bytes;
+        return {Window::Status::kOpen, at(address), static_cast<std::size_t>(some)};
+    }
 
 private:
     [[nodiscard]] bool granted(std::uint64_t address, std::uint8_t wanted) const {

@@ -281,7 +281,8 @@ TEST_F(BackEndTest, a_register_is_accessed_when_the_access_word_changes_and_only
 TEST_F(BackEndTest, messages_that_make_no_sense_are_refused_and_the_next_ones_served) {
     EXPECT_NE(front.request(static_cast<Request>(77), std::uint64_t{0}), 0u);
     EXPECT_NE(front.request(Request::kSetRingNumber, RingState{kRings, 16}), 0u);
-    EXPECT_EQ(front.request(Request::kSetRingNumber, RingState{2, 16}), 0u) << "a ring that runs is stopped first";
+    EXPECT_EQ(front.request(Request::kSetRingNumber, RingState{2, 16}), 0u)
+        << "a ring that runs is stopped first";
     EXPECT_NE(front.request(Request::kSetRingEnable, std::uint32_t{0}), 0u);
     EXPECT_NE(front.request(Request::kSetFeatures, ~std::uint64_t{0}), 0u);
     EXPECT_NE(front.request(Request::kSetMemoryTable, MemoryTable{9, 0, {}}), 0u);
@@ -360,8 +361,7 @@ struct TranslationsTest : ::testing::Test {
 };
 
 TEST_F(TranslationsTest, pages_that_lie_together_on_both_sides_are_one_window) {
-    const std::byte* const second =
-        open(0x6000, 1, {0x6000, 0x1000, 0x2000, 3, IotlbType::kUpdate, {}}).data;
+    const std::byte* const second = open(0x6000, 1, {0x6000, 0x1000, 0x2000, 3, IotlbType::kUpdate, {}}).data;
     translations.close();
     const model::Window window = open(0x5ff0, 0x30, {0x5000, 0x1000, 0x1000, 3, IotlbType::kUpdate, {}});
     translations.close();
@@ -378,6 +378,143 @@ TEST_F(TranslationsTest, pages_that_lie_together_on_both_sides_are_one_window) {
     translations.close();
     EXPECT_EQ(translations.open(0x5000, 0x10000, model::Access::kRead).bytes, 0x1000u);
     translations.close();
+}
+
+/// Pages that an operand goes on with.
+struct NextPages final : model::Ahead {
+    explicit NextPages(std::vector<std::uint64_t> all) : addresses(std::move(all)) {}
+    std::size_t pages(std::span<std::uint64_t> out) const override {
+        const std::size_t count = std::min(out.size(), addresses.size());
+        std::copy_n(addresses.begin(), count, out.begin());
+        return count;
+    }
+    std::vector<std::uint64_t> addresses;
+};
+
+/// An open() of 0x5000 that is granted, and then asks for what comes next: `answer` gets those questions
+/// together.
+class TranslationsAheadTest : public TranslationsTest {
+protected:
+    static Iotlb page(std::uint64_t address, std::uint64_t user_address = 0x1000) {
+        return {address, 0x1000, user_address, 3, IotlbType::kUpdate, {}};
+    }
+    std::uint64_t next_question() {
+        Message message;
+        Iotlb question{};
+        EXPECT_TRUE(qemu->receive(message) && message.read(question));
+        EXPECT_NE(message.header.flags & kNeedReply, 0u);
+        return question.address;
+    }
+    void answer(std::uint64_t status) { qemu->send(kBackEndIotlb, kReply, bytes_of(status)); }
+    template <class Answer> void open_with(const std::vector<std::uint64_t>& next, const Answer& answers) {
+        std::thread answering([&] {
+            grant(page(0x5000));
+            answers();
+        });
+        const NextPages ahead(next);
+        EXPECT_EQ(translations.open(0x5000, 1, model::Access::kRead, &ahead).status,
+                  model::Window::Status::kOpen);
+        translations.close();
+        answering.join();
+    }
+    /// Whether it is there without asking.
+    bool knows(std::uint64_t address, model::Access access = model::Access::kRead) {
+        translations.interrupt(true);
+        const bool open = translations.open(address, 1, access).status == model::Window::Status::kOpen;
+        if (open) translations.close();
+        translations.interrupt(false);
+        return open;
+    }
+};
+
+TEST_F(TranslationsAheadTest, pages_that_come_next_are_asked_for_before_the_first_of_them_is_answered) {
+    open_with({0x6000, 0x5000, 0x9000, 0x7000}, [&] {
+        for (const std::uint64_t address : {0x6000, 0x9000, 0x7000}) // and not what it has
+            EXPECT_EQ(next_question(), address);
+        for (const std::uint64_t address : {0x6000, 0x9000, 0x7000}) {
+            EXPECT_TRUE(translations.update(page(address)));
+            answer(0);
+        }
+    });
+    for (const std::uint64_t address : {0x6000, 0x9000, 0x7000}) EXPECT_TRUE(knows(address));
+    EXPECT_FALSE(knows(0x6000, model::Access::kWrite));
+}
+
+TEST_F(TranslationsAheadTest, what_a_large_grant_shows_already_is_not_asked_for) {
+    std::thread answering([&] { grant({0x4000, 0x2000, 0x1000, 3, IotlbType::kUpdate, {}}); });
+    const NextPages ahead({0x5000});
+    EXPECT_EQ(translations.open(0x4000, 1, model::Access::kRead, &ahead).bytes, 1u);
+    translations.close();
+    answering.join();
+    std::thread next([&] { grant(page(0x8000)); }); // the next question is the next access's
+    EXPECT_EQ(translations.open(0x8000, 1, model::Access::kRead).status, model::Window::Status::kOpen);
+    translations.close();
+    next.join();
+}
+
+TEST_F(TranslationsAheadTest, a_page_ahead_that_is_refused_is_asked_for_again_when_it_is_accessed) {
+    open_with({0x6000, 0x7000}, [&] {
+        EXPECT_EQ(next_question(), 0x6000u);
+        EXPECT_EQ(next_question(), 0x7000u);
+        answer(1);
+        EXPECT_TRUE(translations.update(page(0x7000)));
+        answer(0);
+    });
+    EXPECT_TRUE(knows(0x7000));
+    std::thread refusing([&] {
+        EXPECT_EQ(next_question(), 0x6000u);
+        answer(1);
+    });
+    EXPECT_EQ(translations.open(0x6000, 1, model::Access::kRead).status, model::Window::Status::kRefused);
+    refusing.join();
+}
+
+TEST_F(TranslationsAheadTest, updates_of_several_questions_may_come_in_any_order_and_others_grant_nothing) {
+    open_with({0x6000, 0x7000}, [&] {
+        EXPECT_EQ(next_question(), 0x6000u);
+        EXPECT_EQ(next_question(), 0x7000u);
+        EXPECT_TRUE(translations.update(page(0x7000, 0x2000)));
+        EXPECT_TRUE(translations.update(page(0x8000))); // nobody asked
+        answer(0);
+        EXPECT_TRUE(translations.update(page(0x6000)));
+        answer(0);
+    });
+    EXPECT_TRUE(knows(0x6000));
+    EXPECT_TRUE(knows(0x7000));
+    EXPECT_FALSE(knows(0x8000));
+}
+
+TEST_F(TranslationsAheadTest, after_an_invalidation_no_update_of_earlier_questions_is_taken) {
+    open_with({0x6000, 0x7000}, [&] {
+        EXPECT_EQ(next_question(), 0x6000u);
+        EXPECT_EQ(next_question(), 0x7000u);
+        EXPECT_TRUE(translations.update(page(0x6000)));
+        answer(0);
+        translations.invalidate({0x7000, 0x1000, 0, 0, IotlbType::kInvalidate, {}});
+        EXPECT_TRUE(translations.update(page(0x7000))); // may have been looked up before
+        answer(0);
+    });
+    EXPECT_TRUE(knows(0x6000));
+    EXPECT_FALSE(knows(0x7000));
+}
+
+TEST_F(TranslationsAheadTest, late_answers_to_abandoned_questions_are_not_taken_for_those_of_the_next) {
+    open_with({0x6000, 0x7000, 0x8000}, [&] {
+        for (int i = 0; i < 3; ++i) next_question();
+        answer(1);
+        translations.interrupt(true);
+    });
+    translations.interrupt(false);
+    std::thread late([&] {
+        EXPECT_TRUE(translations.update(page(0x7000))); // nobody wants it any more
+        answer(1);
+        answer(1);
+        grant(page(0x6000));
+    });
+    EXPECT_EQ(translations.open(0x6000, 1, model::Access::kRead).status, model::Window::Status::kOpen);
+    translations.close();
+    late.join();
+    EXPECT_FALSE(knows(0x7000));
 }
 
 TEST_F(TranslationsTest, memory_that_is_shown_again_stays_where_it_is_and_other_memory_does_not) {
@@ -422,6 +559,52 @@ TEST_F(TranslationsTest, an_invalidation_is_done_when_the_last_access_is) {
     });
     EXPECT_EQ(translations.open(0x5ff0, 1, model::Access::kRead).status, model::Window::Status::kRefused);
     refusing.join();
+}
+
+TEST_F(TranslationsTest, no_core_has_a_window_open_when_an_invalidation_returns) {
+    std::mutex smmu; // what is granted changes, and is told, as one step
+    bool granted = true;
+    std::atomic<bool> taken_back{false}, stop{false};
+    std::atomic<unsigned> opened{0}, wrong{0};
+    std::thread answering([&] {
+        Message question;
+        while (qemu->receive(question)) {
+            const std::lock_guard lock(smmu);
+            if (granted) translations.update({0x5000, 0x1000, 0x1000, 3, IotlbType::kUpdate, {}});
+            qemu->send(kBackEndIotlb, kReply, bytes_of(std::uint64_t{granted ? 0u : 1u}));
+        }
+    });
+    std::vector<std::thread> cores;
+    for (int i = 0; i < 3; ++i) {
+        cores.emplace_back([&] {
+            while (!stop) {
+                if (translations.open(0x5000, 8, model::Access::kRead).status != model::Window::Status::kOpen)
+                    continue;
+                std::this_thread::yield();
+                wrong += taken_back;
+                translations.close();
+                ++opened;
+            }
+        });
+    }
+    for (unsigned round = 0; round < 300; ++round) {
+        for (const unsigned before = opened; opened == before;) std::this_thread::yield();
+        {
+            const std::lock_guard lock(smmu);
+            granted = false;
+            translations.invalidate({0x5000, 0x1000, 0, 0, IotlbType::kInvalidate, {}});
+        }
+        taken_back = true;
+        std::this_thread::yield();
+        taken_back = false;
+        const std::lock_guard lock(smmu);
+        granted = true;
+    }
+    stop = true;
+    for (std::thread& core : cores) core.join();
+    shutdown(qemu->fd(), SHUT_RDWR);
+    answering.join();
+    EXPECT_EQ(wrong, 0u);
 }
 
 } // namespace

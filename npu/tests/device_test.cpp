@@ -1,5 +1,8 @@
 // The device around its operations: what it refuses, its registers, what is left in it, and how it stops.
+#include <array>
 #include <future>
+#include <mutex>
+#include <set>
 #include <thread>
 
 #include "npu/model/local_memory.h"
@@ -309,6 +312,66 @@ TEST_F(DeviceTest, blocks_of_2_mib_and_pages_make_one_region) {
     EXPECT_TRUE(same_bits(mixed.get<float>(4096, values.size()), values));
 }
 
+/// Knows which pages were opened, and which were named before as what comes next.
+class RecordingBus final : public ArenaBus {
+public:
+    using ArenaBus::ArenaBus;
+    using Accesses = std::set<std::pair<std::uint64_t, Access>>;
+    Accesses opened, named;
+
+private:
+    Window open_window(std::uint64_t address, std::uint64_t bytes, Access access,
+                       const Ahead* ahead) override {
+        const Window window = ArenaBus::open_window(address, bytes, access, ahead);
+        const std::lock_guard lock(mutex_);
+        for (std::uint64_t at = address; at < address + window.bytes;
+             at = (at / FLEX_NPU_PAGE + 1) * FLEX_NPU_PAGE)
+            opened.emplace(at / FLEX_NPU_PAGE, access);
+        std::array<std::uint64_t, 500> pages;
+        const std::size_t count = ahead == nullptr ? 0 : ahead->pages(pages);
+        for (std::size_t i = 0; i < count; ++i) named.emplace(pages[i] / FLEX_NPU_PAGE, access);
+        return window;
+    }
+
+    std::mutex mutex_;
+};
+
+/// Whoever translates looks these pages up as if they were accessed: what is named and not granted would be
+/// reported as an attempt.
+TEST_F(DeviceTest, pages_that_are_named_ahead_are_those_that_the_command_accesses_and_the_same_way) {
+    for (const std::uint32_t op : kAllOps) {
+        for (const bool apart : {false, true}) {
+            SCOPED_TRACE(op);
+            RecordingBus bus(1200);
+            Pages pages(bus);
+            TestRegion wide(pages, 256 * FLEX_NPU_PAGE);
+            flex_npu_command c = good(op);
+            const bool kv = op == FLEX_NPU_KV_STORE || op == FLEX_NPU_ATTENTION;
+            c.rows = 128;
+            c.columns = op == FLEX_NPU_ROPE ? 64 : 2048;
+            c.heads = 16;
+            c.head_size = 128;
+            c.block_bytes = 16 * FLEX_NPU_PAGE;
+            c.y.offset = 0x20000;
+            c.z.offset = 0x40000;
+            c.w.offset = 0x60000;
+            if (op == FLEX_NPU_EMBED) c.x.offset = 0xf0000;
+            if (kv) c.u.rows_of.offset = 0xf0000;
+            if (apart) c.y.stride = 8 * FLEX_NPU_PAGE / sizeof(float); // whole pages between the rows
+            TestJob job;
+            job.regions.push_back(wide.abi());
+            job.commands.push_back(c);
+            Device device(bus, *engine::select_kernels());
+            ASSERT_EQ(device.run(job.bytes()).status, static_cast<std::uint32_t>(FLEX_NPU_OK));
+            EXPECT_TRUE(std::ranges::includes(bus.opened, bus.named));
+            if (op != FLEX_NPU_MATMUL) continue;
+            const std::uint64_t end = c.w.offset + engine::packed_bytes(c.rows, c.columns);
+            for (std::uint64_t at = c.w.offset + FLEX_NPU_PAGE; at < end; at += FLEX_NPU_PAGE)
+                EXPECT_TRUE(bus.named.contains({wide.address_of(at) / FLEX_NPU_PAGE, Access::kRead})) << at;
+        }
+    }
+}
+
 TEST_F(DeviceTest, fences_wait_for_a_word_and_store_one) {
     flex_npu_command wait = good(FLEX_NPU_WAIT), signal = good(FLEX_NPU_SIGNAL);
     wait.count = 1000;
@@ -384,6 +447,12 @@ TEST_F(DeviceTest, a_job_leaves_its_operands_in_sram_until_reset_or_power_off) {
     npu.device.write(FLEX_NPU_REG_SRAM_ADDRESS, 0);
     npu.device.write(FLEX_NPU_REG_SRAM_DATA, 1);
     EXPECT_EQ(sram_sum(), 0u) << "written without power";
+    npu.device.write(FLEX_NPU_REG_POWER, 1);
+    npu.device.write(FLEX_NPU_REG_SRAM_ADDRESS, 0);
+    npu.device.write(FLEX_NPU_REG_SRAM_DATA, 1);
+    EXPECT_EQ(sram_sum(), 1u);
+    npu.device.write(FLEX_NPU_REG_RESET, 1);
+    EXPECT_EQ(sram_sum(), 0u) << "written through the window";
 }
 
 TEST_F(DeviceTest, registers_say_what_it_is_and_reset_clears_what_can_be_left_in_them) {

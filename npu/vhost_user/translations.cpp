@@ -20,19 +20,59 @@ namespace {
 constexpr unsigned kTries = 1000;
 /// In each cache. A machine with 4 GiB in pages of 4 KiB has as many.
 constexpr std::size_t kEntriesMax = 1 << 20;
+/// Asked for together: some 2 ms of QEMU's time, after which others (a MISS for writing) have their turn.
+constexpr std::size_t kAhead = 64;
 
 } // namespace
 
 Translations::Translations() : interrupted_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
-std::optional<Window> Translations::look_up(std::uint64_t address, std::uint64_t bytes, Access access) {
-    Lock lock(mutex_);
-    changed_.wait(lock, [&] { return changes_ == 0; });
-    const Cache& cache = caches_[static_cast<std::size_t>(access)];
+/// The entry that holds the address, or the end.
+Translations::Cache::const_iterator Translations::find(const Cache& cache, std::uint64_t address) {
     auto entry = cache.upper_bound(address);
-    if (entry == cache.begin()) return std::nullopt;
+    if (entry == cache.begin()) return cache.end();
     --entry;
-    if (address > entry->second.last) return std::nullopt;
+    return address <= entry->second.last ? entry : cache.end();
+}
+
+Translations::Inside& Translations::place_of_this_thread() {
+    static std::atomic<std::size_t> threads{0};
+    thread_local const std::size_t mine = threads.fetch_add(1);
+    return inside_[mine % kPlaces];
+}
+
+bool Translations::somebody_inside() const {
+    return std::ranges::any_of(inside_, [](const Inside& one) { return one.count.load() != 0; });
+}
+
+/// Either exclusively() sees that we are inside, or we see that it wants to be alone.
+void Translations::enter() {
+    std::atomic<unsigned>& here = place_of_this_thread().count;
+    for (;;) {
+        here.fetch_add(1);
+        if (changes_.load() == 0) return;
+        leave();
+        Lock lock(mutex_);
+        changed_.wait(lock, [&] { return changes_.load() == 0; });
+    }
+}
+
+void Translations::leave() {
+    place_of_this_thread().count.fetch_sub(1);
+    if (changes_.load() == 0) return;
+    { const Lock lock(mutex_); } // whoever waits has looked before we left, or waits already
+    changed_.notify_all();
+}
+
+/// Stays inside when there is one: until close().
+std::optional<Window> Translations::look_up(std::uint64_t address, std::uint64_t bytes, Access access) {
+    enter();
+    const Cache& cache = caches_[static_cast<std::size_t>(access)];
+    const auto entry = find(cache, address);
+    if (entry == cache.end()) {
+        leave();
+        return std::nullopt;
+    }
     std::byte* const data = entry->second.data + (address - entry->first);
     std::uint64_t left = entry->second.last - address; // behind the first byte: this cannot overflow
     // What lies together here, too, is one window: memory that the SMMU has in pages is not slower for it.
@@ -40,36 +80,34 @@ std::optional<Window> Translations::look_up(std::uint64_t address, std::uint64_t
         if (next->first != address + left + 1 || next->second.data != data + left + 1) break;
         left = next->second.last - address;
     }
-    ++open_;
     return Window{Window::Status::kOpen, data, static_cast<std::size_t>(std::min(left, bytes - 1) + 1)};
 }
 
-Window Translations::open(std::uint64_t address, std::uint64_t bytes, Access access) {
+Window Translations::open_window(std::uint64_t address, std::uint64_t bytes, Access access,
+                                 const model::Ahead* ahead) {
     for (unsigned i = 0; i < kTries; ++i) {
         if (const auto window = look_up(address, bytes, access)) return *window;
-        const Answer answer = miss(address, access);
+        const Answer answer = miss(address, access, i == 0 ? ahead : nullptr);
         if (answer == Answer::kInterrupted) return {Window::Status::kInterrupted};
         if (answer == Answer::kRefused) break;
     }
     return {};
 }
 
-void Translations::close() {
-    const Lock lock(mutex_);
-    if (--open_ == 0 && changes_ > 0) changed_.notify_all();
-}
+void Translations::close() { leave(); }
 
 /// change() while no window is open, and before another one opens.
 template <class Change> void Translations::exclusively(const Change& change) {
     Lock lock(mutex_);
-    ++changes_;
-    changed_.wait(lock, [&] { return open_ == 0; });
+    changes_.fetch_add(1);
+    changed_.wait(lock, [&] { return !somebody_inside(); });
     change();
-    if (--changes_ == 0) changed_.notify_all();
+    if (changes_.fetch_sub(1) == 1) changed_.notify_all();
 }
 
 void Translations::forget() {
     exclusively([&] {
+        outdated_ = true;
         for (Cache& cache : caches_) cache.clear();
     });
 }
@@ -90,17 +128,23 @@ void Translations::erase(Cache& cache, std::uint64_t first, std::uint64_t last) 
 }
 
 bool Translations::update(const Iotlb& update) {
-    const Lock lock(mutex_);
     if (update.size == 0 || update.address + (update.size - 1) < update.address) return false;
+    bool good = false;
+    exclusively([&] { good = take(update); });
+    return good;
+}
+
+bool Translations::take(const Iotlb& update) {
     std::byte* const data = memory_.find(update.user_address, update.size);
     if (data == nullptr) return false;
-    if (!asked_ || outdated_) return true; // nobody wants it, or not this: the next access asks
-    const std::uint8_t needed = *asked_ == Access::kRead ? 1 : 2;
-    if ((update.permission & needed) == 0) return false;
-    Cache& cache = caches_[static_cast<std::size_t>(*asked_)];
     const std::uint64_t last = update.address + (update.size - 1);
+    const bool wanted =
+        std::ranges::any_of(asked_, [&](std::uint64_t a) { return a >= update.address && a <= last; });
+    if (!wanted || outdated_) return true; // nobody wants it, or not this: the next access asks
+    const std::uint8_t needed = asked_for_ == Access::kRead ? 1 : 2;
+    if ((update.permission & needed) == 0) return false;
+    Cache& cache = caches_[static_cast<std::size_t>(asked_for_)];
     if (cache.size() >= kEntriesMax) cache.clear();
-    // What goes may be in use still: QEMU has not taken it back, and when it does invalidate() waits.
     erase(cache, update.address, last);
     cache[update.address] = {last, data};
     return true;
@@ -139,8 +183,17 @@ void Translations::interrupt(bool on) {
         const ssize_t got = ::read(interrupted_.get(), &count, sizeof count);
 }
 
-/// Asks QEMU. kGranted: the entry was in the cache when the answer came (it may be gone again).
-Translations::Answer Translations::miss(std::uint64_t address, Access access) {
+/// Takes out of `addresses` those that need not be asked for: how many are left.
+std::size_t Translations::remove_known(std::span<std::uint64_t> addresses, Access access) {
+    const Lock lock(mutex_);
+    const Cache& cache = caches_[static_cast<std::size_t>(access)];
+    const auto known =
+        std::ranges::remove_if(addresses, [&](std::uint64_t a) { return find(cache, a) != cache.end(); });
+    return addresses.size() - known.size();
+}
+
+/// Makes QEMU fill the cache. kGranted: the entry was there when the answer came (it may be gone again).
+Translations::Answer Translations::miss(std::uint64_t address, Access access, const model::Ahead* ahead) {
     const std::lock_guard turn(miss_mutex_);
     // Answers come in the order of the questions: one that nobody waits for any more must not be taken for
     // the next one's.
@@ -149,21 +202,44 @@ Translations::Answer Translations::miss(std::uint64_t address, Access access) {
     }
     if (interrupts_ > 0) return Answer::kInterrupted;
     if (channel_ == nullptr) return Answer::kRefused;
+    if (remove_known(std::span(&address, 1), access) == 0) return Answer::kGranted; // another core has asked
+    const Answer result = ask(std::span(&address, 1), access);
+    if (result != Answer::kGranted || ahead == nullptr) return result;
+
+    std::array<std::uint64_t, kAhead> next;
+    const std::size_t pages = ahead->pages(next);
+    const std::size_t unknown = remove_known(std::span(next).first(pages), access);
+    if (unknown > 0) (void)ask(std::span(next).first(unknown), access);
+    return result;
+}
+
+/// Sends a MISS for each of `addresses` (at least one), then waits for the answers: what was said to the
+/// first.
+Translations::Answer Translations::ask(std::span<const std::uint64_t> addresses, Access access) {
     {
         const Lock lock(mutex_);
-        asked_ = access;
+        asked_ = addresses;
+        asked_for_ = access;
         outdated_ = false;
     }
-    const Iotlb question{address,          0, 0, static_cast<std::uint8_t>(access == Access::kRead ? 1 : 2),
-                         IotlbType::kMiss, {}};
-    Answer result = Answer::kRefused;
-    if (channel_->send(kBackEndIotlb, kNeedReply, bytes_of(question))) {
-        result = answer();
-        if (result == Answer::kInterrupted) ++abandoned_;
+    std::size_t sent = 0;
+    for (const std::uint64_t address : addresses) {
+        const auto permission = static_cast<std::uint8_t>(access == Access::kRead ? 1 : 2);
+        const Iotlb question{address, 0, 0, permission, IotlbType::kMiss, {}};
+        if (!channel_->send(kBackEndIotlb, kNeedReply, bytes_of(question))) break;
+        ++sent;
+    }
+    Answer first = Answer::kRefused;
+    for (std::size_t i = 0; i < sent; ++i) {
+        const Answer one = answer();
+        if (i == 0) first = one;
+        if (one != Answer::kInterrupted) continue;
+        abandoned_ += sent - i;
+        break;
     }
     const Lock lock(mutex_);
-    asked_.reset();
-    return result;
+    asked_ = {};
+    return first;
 }
 
 /// Of the oldest MISS. A channel that breaks refuses everything.

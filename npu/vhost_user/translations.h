@@ -8,9 +8,14 @@
 // start of a job could add.
 //
 // QEMU's UPDATE always says "read and write", whatever was asked for. So reads and writes have a cache each,
-// an UPDATE is taken only while a MISS is under way, and only into the cache that the MISS was for. It is not
-// taken either when something was taken back since the MISS was sent: nobody can tell whether it was looked
-// up before. The device then asks again.
+// an UPDATE is taken only while a MISS for an address in it is under way, and only into the cache that the
+// MISS was for. It is not taken either when something was taken back since the MISS was sent: nobody can tell
+// whether it was looked up before. The device then asks again.
+//
+// A round trip takes longer than the lookup in it. So once a MISS is answered and shows that the next pages
+// of the operand are still unknown (memory in pages of 4 KiB), they are all asked for before the first of
+// them is answered. They are of one kind of access, so it does not matter which of these UPDATEs belongs to
+// which MISS; what is refused of them is asked for again when it is accessed.
 #pragma once
 
 #include <atomic>
@@ -19,19 +24,23 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 
 #include "npu/model/bus_memory.h"
 #include "npu/vhost_user/guest_memory.h"
 
 namespace flex::npu::vhost_user {
 
-/// Thread-safe. update(), invalidate(), set_memory() never wait for QEMU, so the thread that serves QEMU's
+/// Thread-safe. Opening and closing a window takes no lock: cores do that every few microseconds, and one
+/// that loses its processor inside a lock would stop the other. They count themselves in and out instead,
+/// each in a place of its own; who changes something keeps new ones out and waits until nobody is inside.
+///
+/// update(), invalidate(), set_memory() never wait for QEMU, so the thread that serves QEMU's
 /// messages can call them while another one waits for the answer to a MISS.
 class Translations final : public model::BusMemory {
 public:
     Translations();
 
-    model::Window open(std::uint64_t address, std::uint64_t bytes, model::Access access) override;
     void close() override;
     void interrupt(bool on) override;
     void forget() override;
@@ -54,23 +63,41 @@ private:
     };
     using Cache = std::map<std::uint64_t, Entry>; // by first address; entries do not overlap
 
-    Answer miss(std::uint64_t address, model::Access access);
+    model::Window open_window(std::uint64_t address, std::uint64_t bytes, model::Access access,
+                              const model::Ahead* ahead) override;
+    Answer miss(std::uint64_t address, model::Access access, const model::Ahead* ahead);
+    Answer ask(std::span<const std::uint64_t> addresses, model::Access access);
     Answer answer();
+    std::size_t remove_known(std::span<std::uint64_t> addresses, model::Access access);
     std::optional<model::Window> look_up(std::uint64_t address, std::uint64_t bytes, model::Access access);
+    void enter();
+    void leave();
+    [[nodiscard]] bool somebody_inside() const;
     template <class Change> void exclusively(const Change& change);
+    bool take(const Iotlb& update);
     static void erase(Cache& cache, std::uint64_t first, std::uint64_t last);
+    static Cache::const_iterator find(const Cache& cache, std::uint64_t address);
+
+    /// Threads that are between enter() and leave(): those that have this place in common.
+    struct alignas(64) Inside {
+        std::atomic<unsigned> count{0};
+    };
+    static constexpr std::size_t kPlaces = 16;
+    Inside& place_of_this_thread();
+    Inside inside_[kPlaces];
+    std::atomic<unsigned> changes_{0}; // under way or waiting: nobody enters. Changed with the mutex
 
     std::mutex mutex_; // guards what follows
     std::condition_variable changed_;
     GuestMemory memory_;
-    Cache caches_[2]; // by Access
-    unsigned open_ = 0, changes_ = 0;
-    std::optional<model::Access> asked_; // of the MISS under way
-    bool outdated_ = false;              // something was taken back since it was sent
+    Cache caches_[2]; // by Access; changed while nobody is inside, so also read by who is
+    std::span<const std::uint64_t> asked_; // addresses of the MISSes under way
+    model::Access asked_for_{};            // that they ask for
+    bool outdated_ = false;                // something was taken back since they were sent
 
-    std::mutex miss_mutex_; // one MISS at a time; guards what follows
+    std::mutex miss_mutex_; // one thread asks at a time; guards what follows
     std::unique_ptr<Channel> channel_;
-    unsigned abandoned_ = 0; // answers that are still to come, to nobody
+    std::size_t abandoned_ = 0; // answers that are still to come, to nobody
     std::array<std::byte, sizeof(Header) + sizeof(std::uint64_t)> reply_{};
     std::size_t reply_bytes_ = 0;
 

@@ -2,6 +2,7 @@
 // arena is the only memory that it may touch (AddressSanitizer sees the rest), and of that only what is
 // granted.
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 
 #include "npu/model/device.h"
@@ -22,12 +23,6 @@ public:
         NpuMemory::fill(*this);
         pristine_.assign(all().begin(), all().end());
     }
-    npu::model::Window open(std::uint64_t address, std::uint64_t bytes, npu::model::Access access) override {
-        const npu::model::Window window = ArenaBus::open(address, bytes, access);
-        if (window.status == npu::model::Window::Status::kOpen && access == npu::model::Access::kWrite)
-            mark(address, window.bytes);
-        return window;
-    }
     void put(std::uint64_t address, std::span<const std::byte> bytes) {
         mark(address, bytes.size());
         std::memcpy(at(address), bytes.data(), bytes.size());
@@ -43,6 +38,15 @@ public:
     }
 
 private:
+    npu::model::Window open_window(std::uint64_t address, std::uint64_t bytes, npu::model::Access access,
+                                   const npu::model::Ahead* ahead) override {
+        std::array<std::uint64_t, 8> pages;
+        if (ahead != nullptr && ahead->pages(pages) > pages.size()) std::abort();
+        const npu::model::Window window = ArenaBus::open_window(address, bytes, access, ahead);
+        if (window.status == npu::model::Window::Status::kOpen && access == npu::model::Access::kWrite)
+            mark(address, window.bytes);
+        return window;
+    }
     void mark(std::uint64_t address, std::uint64_t bytes) {
         const std::uint64_t last = (address + bytes - 1 - kBase) / FLEX_NPU_PAGE;
         for (std::uint64_t i = (address - kBase) / FLEX_NPU_PAGE; i <= last; ++i) dirty_[i] = true;

@@ -33,6 +33,20 @@ TEST(ThreadPool, wakes_workers_that_went_to_sleep) {
     }
 }
 
+TEST(ThreadPool, works_on_while_it_is_kept_awake_and_after_that_and_ends_in_between) {
+    for (int round = 0; round < 20; ++round) {
+        ThreadPool pool(4);
+        for (const bool awake : {true, false, true, true}) {
+            pool.stay_awake(awake);
+            // Also longer than threads stay awake for: they sleep then, and are woken all the same.
+            std::this_thread::sleep_for(std::chrono::milliseconds(round % 4 == 0 ? 10 : 0));
+            std::atomic<int> sum = 0;
+            pool.run(100, [&](std::size_t i, unsigned) { sum += static_cast<int>(i); });
+            EXPECT_EQ(sum, 4950);
+        }
+    }
+}
+
 TEST(ThreadPool, calls_from_several_threads_take_turns) {
     ThreadPool pool(3);
     std::atomic<int> total = 0;
