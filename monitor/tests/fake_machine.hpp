@@ -29,7 +29,10 @@ public:
     void core_forget_combined() { note("core_forget_combined"); }
     void core_forget_all() { note("core_forget_all"); }
     void core_wait() { note("core_wait"); }
-    void device_forget(u16 vmid, u64) { note("device_forget " + std::to_string(vmid)); }
+    void device_forget(u16 vmid, u64 address, u64 bytes) {
+        device_forgotten.push_back({address, bytes});
+        note("device_forget " + std::to_string(vmid));
+    }
     void device_forget_all(u16 vmid) { note("device_forget_all " + std::to_string(vmid)); }
     void device_wait() { note("device_wait"); }
     void settle_caches(u64 address, u64) { note("settle_caches " + std::to_string(address)); }
@@ -44,6 +47,7 @@ public:
     std::map<u64, u64> words;      // DRAM, by address
     std::map<u64, unsigned> reads; // how often each word was read
     std::vector<u64> core_forgotten;
+    std::vector<TlbBatch::Range> device_forgotten;
     std::vector<std::string> events;
     std::function<void(const std::string&)> observer;
 

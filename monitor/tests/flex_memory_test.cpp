@@ -138,6 +138,30 @@ TEST(FlexMemory, a_whole_request_of_blocks_is_forgotten_at_once) {
     EXPECT_EQ(count("core_forget_combined"), 1);
 }
 
+// "Everything" would make QEMU's SMMU drop the NPU's translations, too, whenever memory is lent.
+TEST(FlexMemory, devices_forget_what_is_lent_and_come_to_no_other_memory) {
+    for (const bool back : {false, true}) {
+        World w;
+        ASSERT_EQ(w.protect({frame(0)}).status, Status::Ok); // no leaf is larger than 2 MiB any more
+        for (u64 i = 0; i < 300; i++) w.machine.words[World::kList + 8 * i] = frame(512 * 3 + i);
+        if (back) {
+            ASSERT_EQ(w.memory.protect(World::kList, 300).status, Status::Ok);
+            for (u64 i = 0; i < 300; i++) ASSERT_TRUE(w.adopt_and_release(frame(512 * 3 + i)));
+        }
+        w.machine.events.clear();
+        w.machine.device_forgotten.clear();
+        ASSERT_EQ((back ? w.memory.recall(World::kList, 300) : w.memory.protect(World::kList, 300)).status, Status::Ok);
+        EXPECT_EQ(std::ranges::count_if(w.machine.events, [](const auto& e) { return e.starts_with("device_forget_all"); }), 0);
+        std::vector<bool> forgotten(1024 * 8);
+        for (const TlbBatch::Range& r : w.machine.device_forgotten) {
+            EXPECT_GE(r.address, kBase + 512 * 3 * kFrameSize);
+            EXPECT_LE(r.address + r.bytes, kBase + 512 * 4 * kFrameSize) << "more than the table that changed";
+            for (u64 at = r.address; at < r.address + r.bytes; at += kFrameSize) forgotten[(at - kBase) / kFrameSize] = true;
+        }
+        for (u64 i = 0; i < 300; i++) EXPECT_TRUE(forgotten[512 * 3 + i]) << i;
+    }
+}
+
 TEST(FlexMemory, a_list_with_one_bad_range_changes_nothing_and_names_it) {
     struct Case {
         flex_range_t bad;

@@ -109,16 +109,16 @@ void WatchedMachine::core_wait() {
     s.pending_cores = 0, s.pending_core_combined = s.pending_core_all = false;
 }
 
-// Bit 0 of a remembered address tells the VMID: 1 for the flex tree.
-void WatchedMachine::device_forget(uint16_t vmid, u64 address) {
+// A remembered range: the frame's address; bit 0 tells the VMID, 1 for the flex tree; from bit 40 on, how many frames.
+void WatchedMachine::device_forget(uint16_t vmid, u64 address, u64 bytes) {
     World& world = *g_world;
     world.explorer().give_way();
     if (world.state_->pending_devices == world.state_->pending_device.size()) {
-        world.state_->pending_device_all = true;
+        (vmid == World::Memory::kFlexVmid ? world.state_->pending_flex_all : world.state_->pending_device_all) = true;
         return;
     }
     world.state_->pending_device[world.state_->pending_devices++] =
-        address | (vmid == World::Memory::kFlexVmid ? 1 : 0);
+        address | (vmid == World::Memory::kFlexVmid ? 1 : 0) | bytes / monitor::kFrameSize << 40;
 }
 
 void WatchedMachine::device_forget_all(uint16_t vmid) {
@@ -132,7 +132,9 @@ void WatchedMachine::device_wait() {
     world.explorer().give_way();
     World::State& s = *world.state_;
     for (unsigned i = 0; i < s.pending_devices; i++) {
-        (s.pending_device[i] & 1 ? s.flex_device : s.device).forget(s.pending_device[i] & ~u64{1});
+        Remembered& device = s.pending_device[i] & 1 ? s.flex_device : s.device;
+        const u64 first = s.pending_device[i] & ((u64{1} << 40) - monitor::kFrameSize);
+        for (u64 frame = 0; frame < s.pending_device[i] >> 40; frame++) device.forget(first + frame * monitor::kFrameSize);
         s.pending_device[i] = 0;
     }
     if (s.pending_device_all) s.device = {};

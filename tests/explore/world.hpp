@@ -43,7 +43,7 @@ public:
     void core_forget_combined();
     void core_forget_all();
     void core_wait();
-    void device_forget(uint16_t vmid, u64 address);
+    void device_forget(uint16_t vmid, u64 address, u64 bytes);
     void device_forget_all(uint16_t vmid);
     void device_wait();
     void settle_caches(u64, u64) {}
@@ -108,7 +108,7 @@ private:
         Memory memory;
         std::array<flex_range_t, 4> list;
         Remembered core, device, flex_device;
-        std::array<u64, 16> pending_core, pending_device; // addresses told to forget, not yet waited for
+        std::array<u64, 16> pending_core, pending_device; // told to forget, not yet waited for
         unsigned pending_cores, pending_devices;
         bool pending_core_combined, pending_core_all, pending_device_all, pending_flex_all;
         u64 secret; // bit f: frame f holds content of the secure world

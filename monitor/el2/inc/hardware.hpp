@@ -66,7 +66,7 @@ public:
         arch::isb();
     }
 
-    void device_forget(u16 vmid, u64 address) { smmu_.forget(vmid, address); }
+    void device_forget(u16 vmid, u64 address, u64 bytes) { smmu_.forget(vmid, address, bytes); }
     void device_forget_all(u16 vmid) { smmu_.forget_all(vmid); }
     void device_wait() { smmu_.wait(); }
 

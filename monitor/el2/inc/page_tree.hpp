@@ -54,27 +54,49 @@ constexpr unsigned kInputBits = 39;
 constexpr u64 level_bytes(unsigned level) { return u64{1} << (12 + 9 * (3 - level)); }
 static_assert(level_bytes(1) == kGiB && level_bytes(2) == 2 * kMiB && level_bytes(3) == kFrameSize);
 
-// Input addresses whose translations have to be forgotten; past a limit one "forget everything" is cheaper. For cores it is low: each
-// address is a broadcast, and whatever they hold of both stages combined goes in any case (core_forget_combined).
+// Input addresses whose translations have to be forgotten. Cores are told of a few leaves by address and of more by "everything": each
+// address is a broadcast, and whatever they hold of both stages combined goes in any case (core_forget_combined). Devices are told of
+// ranges: everything of one tree is more than it seems, since QEMU's SMMU then has all devices ask for all their translations anew.
 class TlbBatch final {
 public:
-    static constexpr unsigned kMost = 64;
+    static constexpr unsigned kMost = 64; // ranges
     static constexpr unsigned kMostForCores = 4;
-    void add(u64 address) {
-        if (count_ == kMost) all_ = true;
-        if (!all_) addresses_[count_++] = address;
+    struct Range {
+        u64 address = 0, bytes = 0;
+    };
+    // A leaf, or the part of it that changes.
+    void add(u64 address, u64 bytes) {
+        if (leaves_ < kMostForCores) first_[leaves_] = address;
+        leaves_++;
+        if (all_) return;
+        if (count_ != 0 && ranges_[count_ - 1].address + ranges_[count_ - 1].bytes == address) {
+            ranges_[count_ - 1].bytes += bytes;
+        } else if (count_ == kMost) {
+            all_ = true;
+        } else {
+            ranges_[count_++] = {address, bytes};
+        }
+    }
+    // A table and all below it.
+    void add_table(u64 address, u64 bytes) {
+        add(address, bytes);
+        leaves_ += kMostForCores;
     }
     void add_everything() { all_ = true; }
-    void clear() { count_ = 0, all_ = false; }
+    void clear() { count_ = 0, leaves_ = 0, all_ = false; }
     [[nodiscard]] bool empty() const { return count_ == 0 && !all_; }
     [[nodiscard]] bool everything() const { return all_; }
-    [[nodiscard]] bool everything_for_cores() const { return all_ || count_ > kMostForCores; }
-    [[nodiscard]] const u64* begin() const { return addresses_; }
-    [[nodiscard]] const u64* end() const { return addresses_ + count_; }
+    [[nodiscard]] bool everything_for_cores() const { return all_ || leaves_ > kMostForCores; }
+    [[nodiscard]] u64 leaves() const { return leaves_; }
+    [[nodiscard]] u64 leaf(unsigned i) const { return first_[i]; } // i < leaves(), not everything_for_cores()
+    [[nodiscard]] const Range* begin() const { return ranges_; }
+    [[nodiscard]] const Range* end() const { return ranges_ + count_; }
 
 private:
-    u64 addresses_[kMost] = {};
+    Range ranges_[kMost];
+    u64 first_[kMostForCores] = {};
     unsigned count_ = 0;
+    u64 leaves_ = 0;
     bool all_ = false;
 };
 
@@ -92,7 +114,7 @@ struct TreeUsers {
 //   void core_forget(u64 address)    TLBI by IPA: of stage 2 alone; after all of them core_forget_combined()
 //   void core_forget_all()           TLBI by VMID: of both stages
 //   void core_wait()                 DSB and all it takes
-//   void device_forget(vmid, address), device_forget_all(vmid), device_wait()
+//   void device_forget(vmid, address, bytes), device_forget_all(vmid), device_wait()
 //
 // Changes are made in three steps: prepare() may fail and changes no translation; map()/unmap() cannot fail;
 // sync() makes cores and devices forget the old state. Until sync() returns, a user may still see what was.
@@ -233,10 +255,10 @@ private:
             if (descriptor::table(old, level)) {
                 retire_tree(next(old), level + 1);
                 use.tables--;
-                batch_.add_everything();
+                batch_.add_table(address, step);
             } else if (descriptor::valid(old)) {
                 use.leaves--;
-                batch_.add(address);
+                batch_.add(address, step);
             }
         }
         if (d != 0) use.leaves = static_cast<u16>(use.leaves + count);
@@ -244,10 +266,10 @@ private:
 
     // Break-before-make (Arm ARM D8.16.1) unless the hardware needs none. The gap is why a stage 2 fault on a
     // mapped address is retried and not injected.
-    void replace(u64* slot, u64 d, u64 address) {
+    void replace(u64* slot, u64 d, u64 address, unsigned level) {
         if (!machine_->replaces_directly()) {
             machine_->store(slot, 0);
-            batch_.add(address);
+            batch_.add(address, level_bytes(level));
             if (users_.cores) forget_in_cores();
             if (users_.devices) forget_in_devices();
         }
@@ -262,25 +284,26 @@ private:
                             descriptor::leaf(base + i * level_bytes(level + 1), level + 1, attributes));
         }
         pool_->use(table) = {TablePool::kEntries, 0};
-        replace(slot, reinterpret_cast<u64>(table) | kTable, address);
-        batch_.add(address);
+        address = round_down(address, level_bytes(level));
+        replace(slot, reinterpret_cast<u64>(table) | kTable, address, level);
+        batch_.add(address, level_bytes(level));
     }
 
     // Takes `table` (entries of `level`) out of its parent when it is empty or could be one leaf. False: it
     // has to stay.
     bool absorb(u64* parent, u64* table, unsigned level, u64 address) {
         u64* slot = &parent[index(address, level - 1)];
+        address = round_down(address, level_bytes(level - 1));
         const TableUse use = pool_->use(table);
         TableUse& parent_use = pool_->use(parent);
         if (use.leaves == 0 && use.tables == 0) {
             machine_->store(slot, 0);
-            batch_.add(address);
+            batch_.add(address, level_bytes(level - 1));
         } else if (use.leaves == TablePool::kEntries && contiguous(table, level)) {
             const u64 first = machine_->load(&table[0]);
             const u64 attributes = first & ~(descriptor::kAddress | kTable);
-            batch_.add_everything();
-            replace(slot, descriptor::leaf(first & descriptor::kAddress, level - 1, attributes),
-                    round_down(address, level_bytes(level - 1)));
+            batch_.add_table(address, level_bytes(level - 1));
+            replace(slot, descriptor::leaf(first & descriptor::kAddress, level - 1, attributes), address, level - 1);
             parent_use.leaves++;
         } else {
             return false;
@@ -311,7 +334,7 @@ private:
         if (batch_.everything_for_cores()) {
             machine_->core_forget_all();
         } else {
-            for (const u64 address : batch_) machine_->core_forget(address);
+            for (unsigned i = 0; i < batch_.leaves(); i++) machine_->core_forget(batch_.leaf(i));
             machine_->core_forget_combined();
         }
         machine_->core_wait();
@@ -321,7 +344,7 @@ private:
         if (batch_.everything()) {
             machine_->device_forget_all(users_.vmid);
         } else {
-            for (const u64 address : batch_) machine_->device_forget(users_.vmid, address);
+            for (const TlbBatch::Range& r : batch_) machine_->device_forget(users_.vmid, r.address, r.bytes);
         }
         machine_->device_wait();
     }

@@ -30,7 +30,8 @@ public:
     [[nodiscard]] bool can_force_write_back() const { return can_force_write_back_; }
     void force_write_back() { forces_write_back_ = can_force_write_back_; }
 
-    void forget(u16 vmid, u64 address);
+    // Frames; at any level of the tables, and the tables themselves.
+    void forget(u16 vmid, u64 address, u64 bytes);
     void forget_all(u16 vmid);
     // All commands given so far have taken effect, on translations under way too (CMD_SYNC).
     void wait();
@@ -52,6 +53,7 @@ private:
     u32 consumed_ = 0; // of the commands, as last read: no more are under way
     u32 consumed_events_ = 0;
     bool replaces_directly_ = false;
+    bool forgets_ranges_ = false; // IDR3.RIL
     bool can_force_write_back_ = false;
     bool forces_write_back_ = false;
 };

@@ -64,6 +64,7 @@ void Smmu::init(u64 base, const u64* normal_root, const u64* flex_root, u16 norm
     const u32 idr3 = arch::read32(base_ + kIdr3);
     replaces_directly_ = field(idr3, 12, 11) == 2;
     can_force_write_back_ = (idr3 & bit(8)) != 0;
+    forgets_ranges_ = (idr3 & bit(10)) != 0;
 
     // Inner-shareable write-back for tables and queues (CR1), events recorded, no interrupts: the monitor
     // polls.
@@ -141,8 +142,22 @@ void Smmu::set_entry(unsigned stream, Stream to) {
     set(entry.words[0], kValid | kConfigStage2);
 }
 
-void Smmu::forget(u16 vmid, u64 address) {
-    command(kForgetAddress | static_cast<u64>(vmid) << 32, address & ~(kFrameSize - 1));
+// CMD_TLBI_S2_IPA, 4.4.3; ranges of (NUM + 1) << SCALE frames, 4.4.1.1. TTL stays 0 (any level), with which a range of one frame may not be
+// written as a range.
+void Smmu::forget(u16 vmid, u64 address, u64 bytes) {
+    constexpr u64 kMostOneByOne = 64, kMostNum = 32, kFrames4K = bits(11, 10, 1);
+    const u64 low = kForgetAddress | static_cast<u64>(vmid) << 32;
+    u64 frames = bytes / kFrameSize;
+    if (!forgets_ranges_ && frames > kMostOneByOne) return forget_all(vmid);
+    while (frames != 0) {
+        u64 scale = 0;
+        while (forgets_ranges_ && frames >> scale > kMostNum) scale++;
+        const u64 num = forgets_ranges_ ? frames >> scale : 1, done = num << scale;
+        if (done == 1) command(low, address);
+        else command(low | bits(16, 12, num - 1) | bits(24, 20, scale), address | kFrames4K);
+        address += done * kFrameSize;
+        frames -= done;
+    }
 }
 
 void Smmu::forget_all(u16 vmid) { command(kForgetVmid | static_cast<u64>(vmid) << 32, 0); }
