@@ -228,7 +228,7 @@ void plot(const std::vector<Row>& rows, const fs::path& file) {
     }
     const std::string count = std::to_string(rows.size());
     const std::string script = "set terminal png noenhanced size 1500,700; set bmargin 5; set key top left; set output '" + file.string() + "'; set style data histogram; set style fill solid; set logscale y; set yrange [0.1:200]; set grid y; "
-                               "set xtics font ',9'; set ylabel 'times as fast as a contiguous region'; set title 'Flex-Mem beside a contiguous region in the same guest (\"zeroed\": init_on_alloc=1)'; "
+                               "set xtics font ',9'; set ylabel 'times as fast as a contiguous region'; set title 'Flex-Mem beside a contiguous region, in guests filled alike (\"zeroed\": init_on_alloc=1)'; "
                                "plot '" + data.string() + "' using 2:xtic(1) title 'giving memory', '' using 3 title 'having it back', 12 with lines dashtype 2 title 'goal: giving, 12', 9 with lines dashtype 3 title 'goal: having back, 9'";
     const std::string command = "gnuplot -e \"" + std::regex_replace(script, std::regex("\""), "\\\"") + "\"";
     if (std::system(command.c_str()) != 0) std::cerr << "gnuplot cannot draw " << file << '\n';
