@@ -98,7 +98,7 @@ std::vector<Attack> kernel_attacks() {
         kernel("fw-cfg", 6, "has fw_cfg do DMA, which the SMMU does not see"),
         kernel("virtio-mmio", 6, "looks for a virtio-mmio device, whose DMA the SMMU does not see"),
         kernel("gic-lpi", 7, "places the interrupt controller's LPI tables in protected memory"),
-        kernel("pci-bars", 9, "lays one PCI device over another, and over what is no PCI window"),
+        device("pci-bars", 9, "lays one PCI device over another, and over what is no PCI window"),
         kernel("npu-registers", 37, "reaches for the NPU's registers and configuration while the secure world has it"),
         device("npu-bars", 37, "lays a device over the NPU, and the NPU over a device, while the secure world has it"),
         kernel("npu-memory", 38, "gives the NPU jobs that read and write Flex-Mem, the monitor, secure memory and devices", true),
