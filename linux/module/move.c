@@ -14,8 +14,14 @@
 #include <linux/pagemap.h>
 #include <linux/random.h>
 #include <linux/sched/signal.h>
+#include <linux/version.h>
 
 #include "flexserve.h"
+
+/* Before, compaction took a page that migrate() has kept for a free one all the same (compaction_free()). */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 9, 0)
+#error "flexserve.ko needs Linux 6.9 or later"
+#endif
 
 static flex_range_t range_of(struct page *page)
 {
@@ -96,6 +102,9 @@ static int migrate(struct page *to, struct page *from, enum migrate_mode mode)
 		__ClearPageMovable(from);
 		put_page(from);
 		flex_count(FLEX_COUNT_MOVED_BY_LINUX, 1);
+	} else if (kept) {
+		/* Not -EAGAIN: Linux would try @from again with the same @to, which is protected now and may be the program's. */
+		ret = -EBUSY;
 	} else if (ret == -EBUSY || ret == -EPROTO) {
 		ret = -EAGAIN;
 	}

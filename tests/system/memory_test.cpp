@@ -141,6 +141,34 @@ TEST_F(MemoryTest, compaction_moves_what_the_secure_world_has) {
     EXPECT_EQ(kernel_complaints(target().exec("dmesg")), "");
 }
 
+TEST_F(MemoryTest, a_move_that_fails_late_leaves_the_frame_to_the_driver_alone) {
+    // Linux tries a page again for which it is told to, with the same new page: that one is protected by then.
+    constexpr int kLate = 400;
+    ASSERT_TRUE(target().drop_models());
+    const std::string parameter = "/sys/module/flexserve/parameters/max_order", fault = "/sys/module/flexfault/parameters/late_moves";
+    const std::string order = target().exec("cat " + parameter);
+    ASSERT_EQ(target().exec("insmod /lib/flex/flexfault.ko 2>&1"), "");
+    const auto left = [&] { return std::stoi(target().exec("cat " + fault)); };
+    target().exec("echo 0 > " + parameter + "; mkdir -p /run/fill; mount -t tmpfs -o size=100% tmpfs /run/fill; n=$(awk "
+                  "'/^MemAvailable/{print int($2/1024)-200}' /proc/meminfo); dd if=/dev/zero of=/run/fill/file bs=1M count=$n 2>/dev/null; true", 90s);
+    expect_unharmed();
+    target().exec("rm /run/fill/file; umount /run/fill; echo " + std::to_string(kLate) + " > " + fault, 90s);
+    const bool tried = wait_until([&] {
+        target().exec("echo 1 > /proc/sys/vm/compact_memory; true", 60s);
+        return left() == 0;
+    }, 60s);
+    EXPECT_TRUE(tried) << left() << " of " << kLate << " were not tried";
+    target().exec("rmmod flexfault; echo " + order.substr(0, order.find('\n')) + " > " + parameter);
+    expect_unharmed();
+    // What was protected for nothing is lent again, and comes back.
+    for (int i = 0; i < 2; ++i) {
+        ASSERT_TRUE(target().drop_models());
+        expect_unharmed();
+    }
+    EXPECT_EQ(lost_frames(target()), "");
+    EXPECT_EQ(kernel_complaints(target().exec("dmesg")), "");
+}
+
 TEST_F(MemoryTest, no_memory_left_in_linux_costs_at_most_the_request) {
     ASSERT_TRUE(target().drop_models());
     // A file in RAM takes what there is but for a few MiB, too little for the model with its KV cache. Linux may kill the agent
