@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cfloat>
 #include <cmath>
 #include <map>
+#include <random>
 
 namespace flex::engine {
 namespace {
@@ -63,6 +65,30 @@ TEST(Sampler, the_same_seed_gives_the_same_tokens_and_another_seed_others) {
     const std::vector<TokenId> tokens = sequence(7);
     EXPECT_EQ(std::vector<TokenId>(tokens.begin(), tokens.begin() + 6),
               (std::vector<TokenId>{14, 39, 38, 21, 37, 26}));
+}
+
+TEST(Sampler, greedy_is_the_first_of_the_largest_finite_ones) {
+    const auto by_definition = [](const std::vector<float>& logits) {
+        std::size_t best = logits.size();
+        for (std::size_t i = 0; i < logits.size(); ++i)
+            if (std::isfinite(logits[i]) && (best == logits.size() || logits[i] > logits[best])) best = i;
+        return best;
+    };
+    std::mt19937 random(3);
+    const float odd[] = {0.0F, -0.0F, INFINITY, -INFINITY, std::nanf(""), -std::nanf(""), 1e-45F, -1e-45F, FLT_MAX, -FLT_MAX};
+    for (int round = 0; round < 2000; ++round) {
+        // Few values, so that the largest is there more than once; all of them odd in some rounds.
+        std::vector<float> logits(1 + random() % (round % 10 == 0 ? 5000 : 40));
+        const unsigned values = 1 + random() % 20, oddness = random() % 5;
+        for (float& logit : logits) {
+            logit = static_cast<float>(random() % values) - 10;
+            if (random() % 4 < oddness) logit = odd[random() % std::size(odd)];
+        }
+        const std::size_t expected = by_definition(logits);
+        const auto found = greedy(logits);
+        ASSERT_EQ(found.ok(), expected < logits.size()) << round;
+        if (found.ok()) { ASSERT_EQ(*found, expected) << round; }
+    }
 }
 
 TEST(Sampler, survives_damaged_logits) {
