@@ -22,7 +22,7 @@
 /*
  * ---- Registers ----
  * Three words of device configuration space. The carrier passes every write on as all three words, so writing
- * a word cannot have an effect by itself: an access happens when ACCESS changes. A driver writes DATA, then
+ * a word cannot have an effect by itself (but for a reset): an access happens when ACCESS changes. A driver writes DATA, then
  * ACCESS with another sequence number than before, and reads VALUE (the register's content after the access).
  */
 enum flex_npu_configuration {
@@ -31,16 +31,18 @@ enum flex_npu_configuration {
     FLEX_NPU_CONFIG_VALUE = 8   /* read-only */
 };
 #define FLEX_NPU_ACCESS_WRITE 0x80000000u
-/* bit 31 write; bits 23..16 sequence number; bits 15..0 enum flex_npu_register */
+/*
+ * A word with this bit resets, whatever ACCESS was before: it stops the job (status ABORTED), forgets translations, zeroes SRAM, counters,
+ * scratch and the three words. Reading ACCESS as 0 afterwards proves that it happened, and takes the bit out of the carrier's copy.
+ */
+#define FLEX_NPU_ACCESS_RESET 0x40000000u
+/* bit 31 write; bit 30 reset; bits 23..16 sequence number; bits 15..0 enum flex_npu_register */
 #define FLEX_NPU_ACCESS(sequence, reg) (((flex_u32)((sequence)&0xffu) << 16) | ((flex_u32)(reg)&0xffffu))
 
 enum flex_npu_register {
     FLEX_NPU_REG_ID = 0,      /* FLEX_NPU_ID */
     FLEX_NPU_REG_VERSION = 1, /* FLEX_NPU_VERSION */
     FLEX_NPU_REG_STATUS = 2,  /* bit 0: a job runs */
-    FLEX_NPU_REG_RESET = 3,   /* write 1: stop the job (status ABORTED), forget translations, zero SRAM,
-                                 counters, scratch and the words DATA and VALUE; reads 0 when done, as DATA
-                                 does, which was 1 */
     FLEX_NPU_REG_POWER = 4,   /* 0 off: jobs end with FLEX_NPU_OFF, SRAM is lost; 1 on (after reset) */
     FLEX_NPU_REG_SRAM_BYTES = 5,
     FLEX_NPU_REG_CORES = 6,

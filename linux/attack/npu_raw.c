@@ -185,7 +185,8 @@ void raw_reset(struct raw_npu *n)
 	iowrite8(0, n->registers + n->common + RAW_STATUS);
 	for (i = 0; i < 1000 && ioread8(n->registers + n->common + RAW_STATUS); i++)
 		usleep_range(100, 200);
-	raw_write(n, FLEX_NPU_REG_RESET, 1);
+	iowrite32(FLEX_NPU_ACCESS_RESET, n->registers + n->device + FLEX_NPU_CONFIG_ACCESS);
+	ioread32(n->registers + n->device + FLEX_NPU_CONFIG_ACCESS);
 }
 
 /* ---- queues ---- */

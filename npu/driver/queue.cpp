@@ -106,9 +106,6 @@ Status Device::start() {
     set_common(kDeviceStatus, kAcknowledge | kDriver | kFeaturesOk | kDriverOk, 1);
     submitted_ = ended_ = 0;
     under_way_ = 0;
-    // A reset leaves ACCESS as it is, and an access begins only when it changes.
-    sequence_ = static_cast<std::uint8_t>(registers_.read(where_.device + FLEX_NPU_CONFIG_ACCESS, 4) >> 16);
-    write(FLEX_NPU_REG_POWER, 1);
     return {};
 }
 
@@ -175,12 +172,6 @@ void Device::fill_descriptors() {
 std::uint32_t Device::read(flex_npu_register which) {
     registers_.write(where_.device + FLEX_NPU_CONFIG_ACCESS, FLEX_NPU_ACCESS(++sequence_, which), 4);
     return registers_.read(where_.device + FLEX_NPU_CONFIG_VALUE, 4);
-}
-
-void Device::write(flex_npu_register which, std::uint32_t value) {
-    registers_.write(where_.device + FLEX_NPU_CONFIG_DATA, value, 4);
-    registers_.write(where_.device + FLEX_NPU_CONFIG_ACCESS,
-                     FLEX_NPU_ACCESS_WRITE | FLEX_NPU_ACCESS(++sequence_, which), 4);
 }
 
 Result<Info> Device::identify() {

@@ -54,7 +54,6 @@ public:
     Status reset();
 
     std::uint32_t read(flex_npu_register which);
-    void write(flex_npu_register which, std::uint32_t value);
 
     [[nodiscard]] std::size_t under_way() const { return under_way_; }
     /// Where the next job is to be written, kJobBytes. At most kJobsInFlight are under way.
@@ -85,7 +84,7 @@ private:
     std::uint16_t submitted_ = 0, ended_ = 0;
     std::size_t under_way_ = 0;
     std::array<std::uint64_t, kJobsInFlight> cookies_{};
-    std::uint8_t sequence_ = 0;
+    std::uint8_t sequence_ = 0; // of ACCESS, which is 0 after the reset that comes with a grant
 };
 
 } // namespace flex::npu

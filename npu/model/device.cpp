@@ -130,7 +130,7 @@ void Device::abort() {
 
 void Device::reset() {
     const std::lock_guard lock(access_mutex_);
-    configuration_[1] = configuration_[2] = 0; // ACCESS: see write_configuration()
+    configuration_ = {};
     restart();
 }
 
@@ -198,10 +198,6 @@ std::uint32_t Device::read(std::uint32_t reg) {
 }
 
 void Device::write(std::uint32_t reg, std::uint32_t value) {
-    if (reg == FLEX_NPU_REG_RESET) {
-        if (value == 1) restart();
-        return;
-    }
     if (reg == FLEX_NPU_REG_POWER) {
         const bool on = (value & 1) != 0;
         if (on) {
@@ -242,8 +238,8 @@ void Device::read_configuration(std::uint32_t offset, std::span<std::byte> out) 
     }
 }
 
-/// An access happens when ACCESS changes. After a reset ACCESS stays as it was: the carrier hands it in again
-/// with every write, and that must not be an access.
+/// An access happens when ACCESS changes; a reset whenever it is asked for, or who repeats what the other world
+/// left there would not have one.
 void Device::write_configuration(std::uint32_t offset, std::span<const std::byte> in) {
     const std::lock_guard lock(access_mutex_);
     auto& [access, data, value] = configuration_;
@@ -253,6 +249,10 @@ void Device::write_configuration(std::uint32_t offset, std::span<const std::byte
         const std::size_t at = offset + i;
         if (at < bytes.size()) bytes[at] = in[i];
     }
+    if ((access & FLEX_NPU_ACCESS_RESET) != 0) {
+        configuration_ = {};
+        return restart();
+    }
     if (access == before) return;
     const std::uint32_t reg = access & 0xffffu;
     if ((access & FLEX_NPU_ACCESS_WRITE) == 0) {
@@ -261,7 +261,6 @@ void Device::write_configuration(std::uint32_t offset, std::span<const std::byte
     }
     write(reg, data);
     value = reg == FLEX_NPU_REG_SRAM_DATA ? 0 : read(reg);
-    if (reg == FLEX_NPU_REG_RESET) data = value = 0;
 }
 
 } // namespace flex::npu::model

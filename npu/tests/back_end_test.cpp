@@ -209,8 +209,8 @@ TEST_F(BackEndTest, reset_works_while_nobody_answers_a_miss) {
     front.silent = true;
     front.submit(0, job({add()}));
     while (front.misses == asked) std::this_thread::yield();
-    front.write(FLEX_NPU_REG_RESET, 1);
-    EXPECT_EQ(front.configuration()[2], 0u);
+    front.configure({FLEX_NPU_ACCESS_RESET, 1, 1});
+    EXPECT_EQ(front.configuration(), (std::array<std::uint32_t, 3>{}));
     front.silent = false;
     EXPECT_EQ(front.wait_used(0, ++done[0]), sizeof(flex_npu_result));
     EXPECT_EQ(front.at<flex_npu_result>(kResult)->status, static_cast<std::uint32_t>(FLEX_NPU_ABORTED));
@@ -273,9 +273,19 @@ TEST_F(BackEndTest, a_register_is_accessed_when_the_access_word_changes_and_only
     EXPECT_EQ(front.configuration(), (std::array<std::uint32_t, 3>{set, 6, 5}));
     front.configure({FLEX_NPU_ACCESS(201, FLEX_NPU_REG_SCRATCH), 6, 0});
     EXPECT_EQ(front.configuration()[2], 5u);
-    const std::uint32_t reset = FLEX_NPU_ACCESS(202, FLEX_NPU_REG_RESET) | FLEX_NPU_ACCESS_WRITE;
-    front.configure({reset, 1, 0});
-    EXPECT_EQ(front.configuration(), (std::array<std::uint32_t, 3>{reset, 0, 0}));
+}
+
+// Otherwise who asks for a reset in the words that the other world left there would not have one.
+TEST_F(BackEndTest, a_reset_is_made_whatever_the_access_word_was_before) {
+    for (const std::uint32_t before : {0u, FLEX_NPU_ACCESS_RESET, FLEX_NPU_ACCESS_RESET | 7, ~0u}) {
+        front.write(FLEX_NPU_REG_SCRATCH, 5);
+        front.configure({before, 1, 2});
+        front.write(FLEX_NPU_REG_SCRATCH + 1, 6);
+        EXPECT_EQ(front.read(FLEX_NPU_REG_SCRATCH + 1), 6u);
+        front.configure({FLEX_NPU_ACCESS_RESET, 1, 2});
+        EXPECT_EQ(front.configuration(), (std::array<std::uint32_t, 3>{}));
+        for (const std::uint32_t reg : {0, 1}) EXPECT_EQ(front.read(FLEX_NPU_REG_SCRATCH + reg), 0u) << before;
+    }
 }
 
 TEST_F(BackEndTest, messages_that_make_no_sense_are_refused_and_the_next_ones_served) {

@@ -394,7 +394,10 @@ TEST_F(DeviceTest, reset_and_power_off_stop_a_job_from_another_thread) {
     for (const bool power : {false, true}) {
         auto job = std::async(std::launch::async, [&] { return run({wait, good(FLEX_NPU_ADD)}); });
         while (npu.device.read(FLEX_NPU_REG_STATUS) == 0) std::this_thread::yield();
-        npu.device.write(power ? FLEX_NPU_REG_POWER : FLEX_NPU_REG_RESET, power ? 0 : 1);
+        if (power)
+            npu.device.write(FLEX_NPU_REG_POWER, 0);
+        else
+            npu.device.reset();
         EXPECT_EQ(npu.device.read(FLEX_NPU_REG_STATUS), 0u);
         EXPECT_EQ(job.get().status, static_cast<std::uint32_t>(power ? FLEX_NPU_OFF : FLEX_NPU_ABORTED));
     }
@@ -438,7 +441,7 @@ TEST_F(DeviceTest, a_job_leaves_its_operands_in_sram_until_reset_or_power_off) {
     };
     use();
     EXPECT_TRUE(found());
-    npu.device.write(FLEX_NPU_REG_RESET, 1);
+    npu.device.reset();
     EXPECT_EQ(sram_sum(), 0u);
     use();
     EXPECT_TRUE(found());
@@ -451,7 +454,7 @@ TEST_F(DeviceTest, a_job_leaves_its_operands_in_sram_until_reset_or_power_off) {
     npu.device.write(FLEX_NPU_REG_SRAM_ADDRESS, 0);
     npu.device.write(FLEX_NPU_REG_SRAM_DATA, 1);
     EXPECT_EQ(sram_sum(), 1u);
-    npu.device.write(FLEX_NPU_REG_RESET, 1);
+    npu.device.reset();
     EXPECT_EQ(sram_sum(), 0u) << "written through the window";
 }
 
@@ -484,8 +487,7 @@ TEST_F(DeviceTest, registers_say_what_it_is_and_reset_clears_what_can_be_left_in
     run({good(FLEX_NPU_MATMUL)});
     EXPECT_EQ(d.read(FLEX_NPU_REG_JOBS), 1u);
     EXPECT_NE(d.read(FLEX_NPU_REG_CYCLES_LOW), 0u);
-    d.write(FLEX_NPU_REG_RESET, 1);
-    EXPECT_EQ(d.read(FLEX_NPU_REG_RESET), 0u);
+    d.reset();
     for (std::uint32_t reg = FLEX_NPU_REG_JOBS; reg < FLEX_NPU_REG_SCRATCH + FLEX_NPU_SCRATCH_REGISTERS;
          ++reg)
         EXPECT_EQ(d.read(reg), 0u) << reg;

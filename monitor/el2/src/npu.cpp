@@ -31,19 +31,13 @@ template <class Condition> bool wait_for(u64 end, Condition condition) {
 class NpuRegisters final {
 public:
     explicit NpuRegisters(u64 words) : words_(words) {}
-    // Each word costs a round trip to the carrier's process, so these four are all. What ACCESS held before
-    // is the other world's, and an access that repeats it would not be noticed: so the number goes on from
-    // there.
+    // Each word costs a round trip to the carrier's process, so these two are all.
     void begin_reset() {
-        const u32 sequence = arch::read32(words_ + FLEX_NPU_CONFIG_ACCESS) >> 16;
-        arch::write32(words_ + FLEX_NPU_CONFIG_DATA, 1);
-        arch::write32(words_ + FLEX_NPU_CONFIG_ACCESS,
-                      FLEX_NPU_ACCESS_WRITE | FLEX_NPU_ACCESS(sequence + 1, FLEX_NPU_REG_RESET));
+        arch::write32(words_ + FLEX_NPU_CONFIG_ACCESS, FLEX_NPU_ACCESS_RESET);
         arch::dsb();
     }
-    // The reset clears DATA, which was 1: a device that did nothing, or is none, does not pass for one that
-    // is reset.
-    [[nodiscard]] bool reset_ended() { return arch::read32(words_ + FLEX_NPU_CONFIG_DATA) == 0; }
+    // The reset clears the word: a device that did nothing, or is none, does not pass for one that is reset.
+    [[nodiscard]] bool reset_ended() { return arch::read32(words_ + FLEX_NPU_CONFIG_ACCESS) == 0; }
 
 private:
     u64 words_;

@@ -109,9 +109,10 @@ void Smmu::set_stream(unsigned stream, Stream to) {
     set_entry(stream, to);
     arch::dsb();
     command(kConfigureAll, 31);
-    // QEMU passes an invalidation on to vhost back ends for TLB commands only, not for CFGI.
-    forget_all(vmids_[0]);
-    forget_all(vmids_[1]);
+    // Translations are tagged with the tree's VMID, so the architecture asks for no more (IHI 0070, 4.3 and 4.4). But QEMU tells
+    // vhost back ends, which keep translations of their own, of TLB commands only; any will do, and a stream that aborts gives out
+    // none, so once on the way suffices: each is a round trip to the back end's process.
+    if (to == Stream::Abort) forget_all(vmids_[0]);
     wait();
 }
 
