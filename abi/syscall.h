@@ -36,7 +36,7 @@ enum flex_syscall {
     /* () -> 0. Its registers are unmapped; the device must be done with the program's memory (jobs ended or device reset). */
     FLEX_SYS_NPU_RELEASE = 4105,
     /*
-     * (timeout ns) -> 0 when the time is over or the NPU's interrupt has come since the last call, 1 when the normal world wants the NPU back (release soon: after the time it allowed it is
+     * (timeout ns, enum flex_npu_wait) -> 0 when the time is over or the NPU's interrupt has come since the last call, 1 when the normal world wants the NPU back (release soon: after the time it allowed it is
      * reset and taken, and the mapping then leads to memory that nobody reads), -ENODEV when the program does not hold it (any more).
      */
     FLEX_SYS_NPU_WAIT = 4106,
@@ -46,6 +46,11 @@ enum flex_syscall {
      * (FLEX_TOS_MOVE), and then the next grant has another `moves`.
      */
     FLEX_SYS_MEM_ADDRESSES = 4107
+};
+
+enum flex_npu_wait {
+    FLEX_NPU_WAIT_ANY = 0,
+    FLEX_NPU_WAIT_RECALL = 1 /* interrupts do not end the wait, and are left to whoever waits for them */
 };
 
 struct flex_npu_grant {

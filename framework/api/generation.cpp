@@ -52,9 +52,12 @@ Generation::Generation(std::shared_ptr<pipeline::ServedModel> model, std::vector
     : model_(std::move(model)), prompt_(std::move(prompt)), options_(std::move(options)),
       received_(received) {}
 
-Generation::Progress Generation::wait(std::chrono::milliseconds timeout) {
+Generation::Progress Generation::wait(std::chrono::milliseconds timeout, Until until) {
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, timeout, [&] { return !text_.empty() || result_.has_value(); });
+    until_ = until;
+    changed_.wait_for(lock, timeout, [&] {
+        return result_.has_value() || (until == Until::kText && !text_.empty());
+    });
     return {std::exchange(text_, {}), std::exchange(logprobs_, {}), result_.has_value()};
 }
 
@@ -78,17 +81,12 @@ bool Generation::cancelled() const {
     return cancelled_;
 }
 
-/// mutex_ is held.
-void Generation::changed() {
-    changed_.notify_all();
-    if (listener_) listener_();
-}
-
 void Generation::publish(std::string text) {
     if (text.empty()) return;
     const std::lock_guard lock(mutex_);
     text_ += text;
-    changed();
+    if (until_ == Until::kText) changed_.notify_all();
+    if (listener_) listener_();
 }
 
 /// Nobody is woken for them: they go out with the text they belong to.
@@ -269,7 +267,8 @@ void Generation::finish(const Status& status) {
     work_.reset();
     model_.reset(); // an idle model may be dropped
     result_ = std::move(result);
-    changed();
+    changed_.notify_all();
+    if (listener_) listener_();
 }
 
 } // namespace flex::api

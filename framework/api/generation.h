@@ -118,12 +118,13 @@ public:
         std::vector<AnswerLogprobs> logprobs; ///< of the tokens since the last call, where asked for
         bool done = false;
     };
-    /// Returns as soon as there is text or the end, or after `timeout` with neither.
-    Progress wait(std::chrono::milliseconds timeout);
+    enum class Until : std::uint8_t { kText, kEnd };
+    /// Returns as soon as there is text (kText) or the end, or after `timeout` with what there is. One thread.
+    Progress wait(std::chrono::milliseconds timeout, Until until = Until::kText);
     /// After done. Errors: kCancelled, and those of loading and computing.
     Result<GenerationResult> result() const;
 
-    /// Called, from another thread and quickly, whenever wait() would return. Before the request is
+    /// Called, from another thread and quickly, whenever wait(0) has something new. Before the request is
     /// submitted.
     void set_listener(std::function<void()> listener) { listener_ = std::move(listener); }
 
@@ -155,7 +156,6 @@ private:
     };
     Result<bool> advance(const engine::BatchPart& part, const PassTimes& times);
     Result<bool> answer(std::span<const float> logits);
-    void changed();
     void publish(std::string text);
     void publish_logprobs(std::span<const float> logits, TokenId token);
     void finish(const Status& status);
@@ -167,6 +167,7 @@ private:
     const std::chrono::steady_clock::time_point received_, queued_ = std::chrono::steady_clock::now();
     std::shared_ptr<Work> work_; // from start() to finish()
     std::function<void()> listener_;
+    Until until_ = Until::kText; // of the thread in wait(): it is not woken for less
 
     mutable std::mutex mutex_;
     std::condition_variable changed_;

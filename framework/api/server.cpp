@@ -51,10 +51,12 @@ struct Answer {
     ~Answer() { generation->cancel(); } // does nothing to one that is done
 };
 
-/// Waits for progress; gives up on the generation when the client has gone.
+/// Waits for text if it is streamed, else for the end: each waking takes time from whoever computes. Gives up on
+/// the generation when the client has gone.
 Generation::Progress wait(Answer& answer, const httplib::Request& request) {
+    const auto until = answer.request.stream ? Generation::Until::kText : Generation::Until::kEnd;
     for (;;) {
-        auto progress = answer.generation->wait(kPollInterval);
+        auto progress = answer.generation->wait(kPollInterval, until);
         if (const auto now = Clock::now(); now - answer.peer_checked >= kPollInterval) {
             answer.peer_checked = now;
             if (peer_has_gone(request)) answer.generation->cancel();

@@ -170,7 +170,7 @@ void rope_tables(BatchState& state, std::span<const Row> rows) {
     const auto scale = static_cast<float>(1.0 / shape.rope_scale);
     const double magnitude =
         shape.rope_yarn ? shape.yarn_attention * (1.0 + 0.1 * std::log(shape.rope_scale)) : 1.0;
-    state.pool.run(rows.size(), [&](std::size_t t, unsigned) {
+    const auto angles = [&](std::size_t t, unsigned) {
         auto theta = static_cast<float>(rows[t].position);
         for (std::size_t i = 0; i < pairs; ++i) {
             const float kept = theta / (factors != nullptr ? factors[i] : 1.0F);
@@ -183,7 +183,13 @@ void rope_tables(BatchState& state, std::span<const Row> rows) {
             work.sin[t * pairs + i] = static_cast<float>(std::sin(static_cast<double>(angle)) * magnitude);
             theta *= step;
         }
-    });
+    };
+    // Less than it costs to wake a thread that may be asleep, as all are while the NPU computes.
+    if (rows.size() <= kFewTokens) {
+        for (std::size_t t = 0; t < rows.size(); ++t) angles(t, 0);
+    } else {
+        state.pool.run(rows.size(), angles);
+    }
 }
 
 void ForwardPass::layer(std::uint32_t index) {

@@ -129,8 +129,10 @@ public:
     void release_npu() override { system_call(FLEX_SYS_NPU_RELEASE, 0); }
 
     NpuHold wait_npu(std::chrono::nanoseconds timeout) override {
-        const long result = system_call(FLEX_SYS_NPU_WAIT, static_cast<std::uint64_t>(timeout.count()));
-        return is_error(result) ? NpuHold::kLost : result == 0 ? NpuHold::kHeld : NpuHold::kWanted;
+        return wait_npu_for(FLEX_NPU_WAIT_ANY, timeout);
+    }
+    NpuHold wait_npu_recall(std::chrono::nanoseconds timeout) override {
+        return wait_npu_for(FLEX_NPU_WAIT_RECALL, timeout);
     }
 
     Status bus_addresses(const std::byte* from, std::span<std::uint64_t> pages) override {
@@ -151,21 +153,31 @@ public:
     }
 
 private:
+    static NpuHold wait_npu_for(flex_npu_wait what, std::chrono::nanoseconds timeout) {
+        const long result = system_call(FLEX_SYS_NPU_WAIT, static_cast<std::uint64_t>(timeout.count()), what);
+        return is_error(result) ? NpuHold::kLost : result == 0 ? NpuHold::kHeld : NpuHold::kWanted;
+    }
+
     std::string store_ = kStoreFolder, data_ = kDataFolder;
 };
 
 } // namespace
 
-Result<std::unique_ptr<Port>> make_device_port() {
-    // Any other system answers ENOSYS. (The trusted OS is what we rely on here, so it may tell us who it is.)
+bool under_trusted_os() {
     flex_memory_info probe{};
-    if (is_error(system_call(FLEX_SYS_MEMORY_INFO, address_of(&probe)))) {
+    return !is_error(system_call(FLEX_SYS_MEMORY_INFO, address_of(&probe)));
+}
+
+Result<std::unique_ptr<Port>> make_device_port() {
+    if (!under_trusted_os()) {
         return fail(ErrorCode::kUnsupported, "not running under the trusted OS");
     }
     return std::unique_ptr<Port>(std::make_unique<DevicePort>());
 }
 
 #else
+
+bool under_trusted_os() { return false; }
 
 Result<std::unique_ptr<Port>> make_device_port() {
     return fail(ErrorCode::kUnsupported, "not running under the trusted OS");

@@ -87,8 +87,11 @@ public:
     virtual Result<flex_npu_grant> acquire_npu(std::chrono::milliseconds patience);
     /// Its registers are unmapped and the device is reset. Also needed after kLost.
     virtual void release_npu() {}
-    /// Returns when the time is over or the NPU is no longer just held. Any thread, several at a time.
+    /// Returns when the time is over, the NPU's interrupt has come, or the NPU is no longer just held. Asked
+    /// with no time it leaves the interrupt to whoever waits. Any thread; an interrupt ends one wait.
     virtual NpuHold wait_npu(std::chrono::nanoseconds) { return NpuHold::kLost; }
+    /// The same without interrupts. Any thread, several at a time.
+    virtual NpuHold wait_npu_recall(std::chrono::nanoseconds) { return NpuHold::kLost; }
     /// Where the NPU sees the pages of a block of Flex-Mem, from `from` on; until the block is freed. Error:
     /// kInvalidArgument (other memory).
     virtual Status bus_addresses(const std::byte* from, std::span<std::uint64_t> pages);
@@ -112,5 +115,7 @@ Status provision_native(const std::string& folder, const std::string& home);
 
 /// The secure world, when this program runs under the trusted OS; kUnsupported elsewhere.
 Result<std::unique_ptr<Port>> make_device_port();
+/// Any other system answers ENOSYS. (The trusted OS is what the program relies on, so it may say who it is.)
+bool under_trusted_os();
 
 } // namespace flex::port

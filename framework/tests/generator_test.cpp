@@ -121,6 +121,25 @@ TEST_F(GeneratorTest, requests_computed_together_get_what_they_get_alone) {
     }
 }
 
+TEST_F(GeneratorTest, who_wants_the_whole_answer_is_not_woken_for_its_parts) {
+    test::slow_ms = 1;
+    Generator generator({.max_running = 1, .max_waiting = 2});
+    const auto parts = request(3, 40), whole = request(3, 40);
+    ASSERT_TRUE(generator.submit(parts).ok());
+    std::string text;
+    int times = 0;
+    for (bool done = false; !done; ++times) {
+        auto progress = parts->wait(60s);
+        text += progress.text;
+        done = progress.done;
+    }
+    EXPECT_GT(times, 2) << "it came in one piece: nothing can be told";
+    ASSERT_TRUE(generator.submit(whole).ok());
+    const auto progress = whole->wait(60s, Generation::Until::kEnd);
+    EXPECT_TRUE(progress.done);
+    EXPECT_EQ(progress.text, text);
+}
+
 // 400 tokens in pieces of at most 16 are 25 passes, in each of which the other gets a token.
 TEST_F(GeneratorTest, a_long_prompt_does_not_hold_up_an_answer) {
     test::slow_ms = 1;

@@ -106,6 +106,7 @@ Status SecureNpu::begin() {
     }
     if (!device_) FLEX_TRY(acquire());
     in_use_ = true;
+    if (keeper_sleeps_) changed_.notify_all();
     return {};
 }
 
@@ -119,7 +120,7 @@ void SecureNpu::end(bool give_back) {
     in_use_ = false;
     last_use_ = Clock::now();
     if (device_ && (give_back || wanted_)) release();
-    changed_.notify_all();
+    if (keeper_sleeps_) changed_.notify_all();
 }
 
 /// Whatever happened: no job is under way afterwards.
@@ -173,19 +174,25 @@ Counters SecureNpu::counters() const {
     return counters_;
 }
 
-/// Between passes: back to the normal world when it asks, or when nobody has used it for a while.
+/// Between passes: back to the normal world when it asks, or when nobody has used it for a while. Passes do not
+/// wake it: in the secure world each waking is a way to the normal world and back, for a core to run it.
 void SecureNpu::keep() {
     std::unique_lock lock(mutex_);
+    bool heard = false; // the normal world wants it, or has it, and the pass will see to that
     while (!stop_) {
-        if (!device_ || in_use_) {
+        if (!device_ || (in_use_ && heard)) {
+            keeper_sleeps_ = true;
             changed_.wait(lock);
+            keeper_sleeps_ = false;
+            heard = false;
             continue;
         }
         lock.unlock();
-        const NpuHold hold = port_.wait_npu(std::min<std::chrono::nanoseconds>(kKeeperPause, options_.keep));
+        const NpuHold hold = port_.wait_npu_recall(std::min<std::chrono::nanoseconds>(kKeeperPause, options_.keep));
         lock.lock();
+        heard = hold != NpuHold::kHeld;
         const bool idle = Clock::now() - last_use_ >= options_.keep;
-        if (device_ && !in_use_ && (hold != NpuHold::kHeld || idle)) release();
+        if (device_ && !in_use_ && (heard || idle)) release();
     }
 }
 

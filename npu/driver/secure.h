@@ -89,6 +89,7 @@ private:
     std::unique_ptr<Registers> registers_;
     std::optional<Device> device_; // while it is held
     bool in_use_ = false;          // between begin() and end()
+    bool keeper_sleeps_ = false;
     bool stop_ = false;
     Clock::time_point last_use_;
     Counters counters_;

@@ -132,6 +132,11 @@ Next wait_step(Thread& thread) {
     return finish(thread, hold.recalled() ? 1 : 0);
 }
 
+void wake_waiting() {
+    wake_all(WaitFor::Npu);
+    wake_all(WaitFor::NpuRecall);
+}
+
 /* The program keeps the address, but nothing of the device is behind it. */
 void take_from_program() {
     give_back();
@@ -144,7 +149,7 @@ void take_from_program() {
     }
     hold.lose();
     g_statistics.npu_revoked++;
-    wake_all(WaitFor::Npu);
+    wake_waiting();
 }
 
 } // namespace
@@ -156,7 +161,7 @@ bool npu_recall(u64 ms) {
     const u64 granted = min(max<u64>(ms, FLEX_NPU_RECALL_MS_MIN), kMsMax);
     if (!hold.recall(deadline_after(granted * 1'000'000))) return false;
     look_by(hold.deadline());
-    wake_all(WaitFor::Npu);
+    wake_waiting();
     return true;
 }
 
@@ -200,15 +205,17 @@ Next system_npu_release(Thread& thread) {
     held ? give_back() : unmap_from_program();
     forget_area();
     hold.end();
-    wake_all(WaitFor::Npu);
+    wake_waiting();
     return finish(thread, held ? 0 : i64{kEnodev});
 }
 
-Next system_npu_wait(Thread& thread, u64 ns) {
+Next system_npu_wait(Thread& thread, u64 ns, u64 what) {
+    if (what > FLEX_NPU_WAIT_RECALL) return finish(thread, kEinval);
+    const WaitFor event = what == FLEX_NPU_WAIT_RECALL ? WaitFor::NpuRecall : WaitFor::Npu;
     /* Asked without waiting, it is no reason to give the core away. */
-    if (ns == 0 || !hold.held() || hold.recalled() || hold.take_ring()) return wait_step(thread);
+    if (ns == 0 || !hold.held() || hold.recalled() || (event == WaitFor::Npu && hold.take_ring())) return wait_step(thread);
     g_statistics.npu_waits++;
-    return wait_for(thread, WaitFor::Npu, wait_step, ns == kNever ? kNever : deadline_after(ns));
+    return wait_for(thread, event, wait_step, ns == kNever ? kNever : deadline_after(ns));
 }
 
 } // namespace flex::tos

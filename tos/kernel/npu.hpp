@@ -39,7 +39,7 @@ void npu_rang();
 
 Next system_npu_acquire(Thread& thread, u64 ms, u64 grant);
 Next system_npu_release(Thread& thread);
-Next system_npu_wait(Thread& thread, u64 ns);
+Next system_npu_wait(Thread& thread, u64 ns, u64 what);
 
 } // namespace flex::tos
 

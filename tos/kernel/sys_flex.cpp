@@ -86,7 +86,7 @@ Next flex_memory_information(Thread& thread, const Arguments& a) {
 
 Next flex_npu_acquire(Thread& thread, const Arguments& a) { return system_npu_acquire(thread, a[0], a[1]); }
 Next flex_npu_release(Thread& thread, const Arguments&) { return system_npu_release(thread); }
-Next flex_npu_wait(Thread& thread, const Arguments& a) { return system_npu_wait(thread, a[0]); }
+Next flex_npu_wait(Thread& thread, const Arguments& a) { return system_npu_wait(thread, a[0], a[1]); }
 
 constexpr u64 kAddressesAStep = 128;
 

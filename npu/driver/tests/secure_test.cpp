@@ -299,6 +299,12 @@ public:
         if (waits) interrupts += std::exchange(rang_, false);
         return hold_;
     }
+    NpuHold wait_npu_recall(std::chrono::nanoseconds timeout) override {
+        std::unique_lock lock(mutex_);
+        ++recall_waits;
+        changed_.wait_for(lock, timeout, [&] { return hold_ != NpuHold::kHeld; });
+        return hold_;
+    }
     /// Linux passes the device's interrupt on, or it does not.
     void ring() {
         const std::lock_guard lock(mutex_);
@@ -335,7 +341,8 @@ public:
     bool acquired = false;
     int acquisitions = 0;
     std::atomic<bool> deaf = false;
-    std::atomic<int> interrupts = 0; ///< that a wait heard of
+    std::atomic<int> interrupts = 0;   ///< that a wait heard of
+    std::atomic<int> recall_waits = 0; ///< that began
     std::uint32_t moves = 0;
     std::atomic<int> addresses_asked = 0;
 
@@ -436,6 +443,24 @@ TEST_F(SecureNpuTest, is_kept_over_passes_and_goes_back_when_idle) {
     EXPECT_EQ(port.acquisitions, 2);
     npu->end(true);
     EXPECT_FALSE(port.acquired) << "goes back at once when asked to";
+}
+
+TEST_F(SecureNpuTest, a_pass_wakes_nobody_but_who_computes) {
+    make();
+    ASSERT_TRUE(npu->begin().ok());
+    npu->end(false);
+    // The keeper's first look; the next one comes when its time is over.
+    while (port.recall_waits == 0) std::this_thread::sleep_for(1ms);
+    const int before = port.recall_waits;
+    const auto start = std::chrono::steady_clock::now();
+    int passes = 0;
+    for (; std::chrono::steady_clock::now() - start < 50ms; ++passes) {
+        ASSERT_TRUE(npu->begin().ok());
+        npu->end(false);
+    }
+    const auto slices = (std::chrono::steady_clock::now() - start) / 10ms + 2;
+    EXPECT_GT(passes, 4 * slices) << "nothing was tested";
+    EXPECT_LE(port.recall_waits - before, slices);
 }
 
 TEST_F(SecureNpuTest, asks_for_addresses_again_when_frames_were_moved_while_it_was_not_held) {

@@ -54,7 +54,7 @@ public:
     }
     static long release() { return flex(FLEX_SYS_NPU_RELEASE); }
     static long wait(uint64_t ns) {
-        const long result = syscall(FLEX_SYS_NPU_WAIT, ns);
+        const long result = syscall(FLEX_SYS_NPU_WAIT, ns, FLEX_NPU_WAIT_ANY);
         return result < 0 ? -errno : result;
     }
 
