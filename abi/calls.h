@@ -113,8 +113,8 @@ enum flex_monitor_stat {
 /* Result of LEND. x0 = reason, x1 = mask of RPC slots posted for the driver, x2 = further cores that could do work, x3 below. */
 enum flex_lend_reason {
     FLEX_LEND_INTERRUPTED = 0, /* a normal-world interrupt is pending: take it and call again */
-    FLEX_LEND_IDLE = 1,        /* nothing to run; x3 = ns until the next S-EL0 timeout, all ones when there is none */
-    FLEX_LEND_WORK = 2,        /* x1 or x2 are new: serve them and call again */
+    FLEX_LEND_IDLE = 1,        /* nothing to run (after what x1 says has been served, call when that is done); x3 = ns until the next S-EL0 timeout, all ones when there is none */
+    FLEX_LEND_WORK = 2,        /* x1 or x2 are new, and there is more to run: serve them and call again */
     FLEX_LEND_EXITED = 3       /* the program has ended and all frames are back; x3 = exit code, or 256 + signal */
 };
 

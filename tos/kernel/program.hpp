@@ -92,7 +92,6 @@ void make_ready_first(Thread& thread);
 void forget_ready(Thread& thread); /* takes it out of the queue */
 void wake_all(WaitFor what);
 void wake_expired(u64 ticks);
-[[nodiscard]] u64 next_deadline();
 void look_by(u64 ticks); /* wake_expired() is to be called by then at the latest */
 void kick_service();
 Next service_step(Thread& service);

@@ -25,13 +25,43 @@ u32 called_cores;
 u64 called_at;
 constexpr u64 kCallExpiresNs = 5'000'000;
 
+/*
+ * A thread that became ready is taken by the next core that has nothing to do, often the one that made it ready and is about to wait
+ * itself. Only when none has come by then, a core leaves to ask the normal world for another: that costs its own thread a
+ * way out and back.
+ */
+u64 help_due = kNever;
+
 /* ASID 1 for the program (bits 63:48 of TTBR0); the identity page has 0. */
 constexpr u64 kProgramAsid = u64{1} << 48;
 
+u64 earliest_deadline = kNever; /* of all waiting threads, or an earlier time */
+
+/* Wakes whose time has come, and finds the earliest time of the others. */
+void look_at_deadlines(u64 ticks) {
+    earliest_deadline = npu_look(ticks);
+    for (Thread& thread : g_threads) {
+        if (thread.state != ThreadState::Waiting) continue;
+        if (thread.deadline > ticks) {
+            earliest_deadline = min(earliest_deadline, thread.deadline);
+            continue;
+        }
+        thread.timed_out = true;
+        if (thread.waits_for == WaitFor::Futex) {
+            g_futexes.remove(thread.id);
+            (void)finish(thread, kEtimedout);
+        }
+        make_ready(thread);
+    }
+}
+
+u64 ns_until(u64 deadline, u64 time) {
+    if (deadline == kNever) return kNever;
+    return deadline > time ? ticks_to_ns(deadline - time) : 0;
+}
+
 /* A core whose tick is unknown goes back after this long. */
 constexpr u64 kTickUnknownNs = 1'000'000;
-
-u64 earliest_deadline = kNever; /* of all waiting threads, or an earlier time */
 
 u32 cores_inside() {
     u32 count = 0;
@@ -55,10 +85,11 @@ void expire_called_cores() {
 /*
  * The normal world's virtual timer is switched off by EL3 with the world (TF-A: opteed sets NS_TIMER_SWITCH),
  * but its interrupt is still the normal world's, and so an FIQ here. It is set for whatever comes first: the
- * core's tick, or the end of a thread's wait.
+ * core's tick, the end of a thread's wait, or the time to call for help.
  */
 void set_timer(Core& core) {
-    const u64 due = min(core.tick_due, earliest_deadline);
+    u64 due = min(core.tick_due, earliest_deadline);
+    if (ready_threads != 0 && help_due > now()) due = min(due, help_due);
     if (due == core.timer_set_for) return;
     CNTV_CVAL_EL0::write(due);
     barrier_instruction();
@@ -129,7 +160,7 @@ Turn run(Core& core, Thread& thread) {
             continue;
         }
         expire_called_cores();
-        if (g_slots.anything_to_report() || helpers_wanted(0) > called_cores) return Turn::Leave;
+        if (g_slots.anything_to_report() || (helpers_wanted(0) > called_cores && now() >= help_due)) return Turn::Leave;
         fetch_fp(core, thread);
         set_timer(core);
         core.in_user = true;
@@ -183,6 +214,10 @@ CallResult leave_interrupted(Core& core) {
     return result;
 }
 
+void count_ready() {
+    if (ready_threads++ == 0) help_due = deadline_after(BOARD_HELP_AFTER_NS);
+}
+
 /* One turn of the core. False: nothing was ready. */
 bool take_turn(Core& core, Turn& turn) {
     Thread* thread = next_ready();
@@ -223,16 +258,17 @@ CallResult lend(u32 completed, u64 tick_due, bool npu_rings) {
             return {FLEX_ERR_STATE};
         }
         wake_expired(now());
-        if (g_slots.anything_to_report()) return leave(core, FLEX_LEND_WORK);
         Turn turn = Turn::Waits;
-        if (!take_turn(core, turn)) {
-            const u64 deadline = next_deadline();
-            if (deadline == kNever) return leave(core, FLEX_LEND_IDLE, kNever);
-            const u64 time = now();
-            return leave(core, FLEX_LEND_IDLE, deadline > time ? ticks_to_ns(deadline - time) : 0);
+        if (!g_slots.anything_to_report() && take_turn(core, turn)) {
+            if (turn == Turn::Interrupted) return leave_interrupted(core);
+            if (turn == Turn::Leave && !g_quiesced) return leave(core, FLEX_LEND_WORK);
+            continue;
         }
-        if (turn == Turn::Interrupted) return leave_interrupted(core);
-        if (turn == Turn::Leave && !g_quiesced) return leave(core, FLEX_LEND_WORK);
+        /* Exactly: a wait that ended early has left its deadline behind, for which a core would be woken. */
+        const u64 time = now();
+        look_at_deadlines(time);
+        if (ready_threads == 0) return leave(core, FLEX_LEND_IDLE, ns_until(earliest_deadline, time));
+        if (g_slots.anything_to_report()) return leave(core, FLEX_LEND_WORK);
     }
 }
 
@@ -261,7 +297,7 @@ void make_ready(Thread& thread) {
         ready_first = &thread;
     }
     ready_last = &thread;
-    ready_threads++;
+    count_ready();
 }
 
 void make_ready_first(Thread& thread) {
@@ -270,7 +306,7 @@ void make_ready_first(Thread& thread) {
     thread.next = ready_first;
     ready_first = &thread;
     if (ready_last == nullptr) ready_last = &thread;
-    ready_threads++;
+    count_ready();
 }
 
 Thread* next_ready() {
@@ -323,24 +359,8 @@ void wake_all(WaitFor what) {
 }
 
 void wake_expired(u64 ticks) {
-    if (ticks < earliest_deadline) return;
-    earliest_deadline = npu_look(ticks);
-    for (Thread& thread : g_threads) {
-        if (thread.state != ThreadState::Waiting) continue;
-        if (thread.deadline > ticks) {
-            earliest_deadline = min(earliest_deadline, thread.deadline);
-            continue;
-        }
-        thread.timed_out = true;
-        if (thread.waits_for == WaitFor::Futex) {
-            g_futexes.remove(thread.id);
-            (void)finish(thread, kEtimedout);
-        }
-        make_ready(thread);
-    }
+    if (ticks >= earliest_deadline) look_at_deadlines(ticks);
 }
-
-u64 next_deadline() { return earliest_deadline; }
 
 void look_by(u64 ticks) { earliest_deadline = min(earliest_deadline, ticks); }
 

@@ -1,5 +1,5 @@
 /*
- * Memory map of QEMU's `virt` machine as FlexServe uses it (QEMU hw/arm/virt.c, base_memmap; TF-A plat/qemu/qemu/include/
+ * Memory map and times of QEMU's `virt` machine as FlexServe uses it (QEMU hw/arm/virt.c, base_memmap; TF-A plat/qemu/qemu/include/
  * platform_def.h). Plain numbers only, so that assembly, C, C++ and linker scripts can include it.
  */
 #ifndef FLEX_PLATFORM_BOARD_H
@@ -113,5 +113,14 @@
 #define BOARD_LOADER_INFO_COMMAND_LINE_OFFSET 24
 
 #define BOARD_CORES_MAX 4
+
+/* ---- Times ---- */
+
+/*
+ * How long a thread of the secure world that could run waits for a core that is there, before another is called for. Several times what a
+ * way to the normal world and back costs the core that calls: here some 100 us, since QEMU drops the TLBs and its links between translated
+ * blocks at each change of world. On silicon some 10 us.
+ */
+#define BOARD_HELP_AFTER_NS 1000000
 
 #endif
