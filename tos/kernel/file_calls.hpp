@@ -19,6 +19,8 @@ constexpr u64 kNoDescriptor = ~u64{0};
 Next count_answer_step(Thread& thread);
 Next sign_answer_step(Thread& thread);
 Next data_answer_step(Thread& thread);
+/* The first `bytes` of the slot's data to user_address; they are the call's result. */
+Next copy_to_program(Thread& thread, u64 bytes);
 
 /* A name from the program. `name` points into `text`. */
 struct Path {

@@ -54,8 +54,12 @@ Next data_answer_step(Thread& thread) {
     }
     OpenFile* file = g_files.get(thread.descriptor);
     if (file != nullptr && file->kind == Kind::File) file->offset += static_cast<u64>(result);
+    return copy_to_program(thread, static_cast<u64>(result));
+}
+
+Next copy_to_program(Thread& thread, u64 bytes) {
     thread.scratch[0] = 0;
-    thread.scratch[1] = static_cast<u64>(result);
+    thread.scratch[1] = bytes;
     return copy_data_step(thread);
 }
 

@@ -19,10 +19,20 @@ struct WireItem { /* FLEX_RPC_POLL */
     u32 handle, events;
 };
 
-/* What a descriptor that is no stream can do: everything, at once. 0: ask the normal world. */
+/* How long "nothing to be read" may be repeated to who asks without waiting; servers do so before each write. */
+constexpr u64 kQuietNs = 50'000'000;
+
+/*
+ * What is known of a descriptor here. 0: ask the normal world.
+ * One that is no stream can do everything. A stream that blocks takes what is written to it, whether it has to wait for that or not.
+ */
 u32 at_once(const OpenFile* file, u32 events) {
     if (file == nullptr) return kInvalid;
-    if (file->kind == Kind::Stream || file->kind == Kind::Listener) return 0;
+    if (file->kind == Kind::Stream) {
+        const u32 in = g_files.ahead(*file).size != 0 ? events & kIn : 0;
+        return events == kOut && !file->nonblocking ? kOut : in;
+    }
+    if (file->kind == Kind::Listener) return 0;
     if (file->kind == Kind::Socket || file->kind == Kind::Opening) return kHangUp;
     return events & (kIn | kOut);
 }
@@ -39,8 +49,18 @@ Access load_timeout(u64 at, i64& ms, bool& valid) {
     return Access::Good;
 }
 
-void add_item(Thread& thread, u32 position, const OpenFile& file, u32 events) {
-    thread.poll[thread.poll_count++] = {position, file.handle, events};
+void add_item(Thread& thread, u32 position, u32 descriptor, const OpenFile& file, u32 events) {
+    thread.poll[thread.poll_count++] = {position, descriptor, file.handle, events};
+}
+
+/* Whether the answer is nothing, as it was a moment ago. */
+bool all_quiet(const Thread& thread, i64 timeout_ms) {
+    const u64 time = now();
+    for (u32 i = 0; i < thread.poll_count; i++) {
+        const OpenFile* file = g_files.get(thread.poll[i].descriptor);
+        if (thread.poll[i].events != kIn || file == nullptr || file->quiet_until < time) return false;
+    }
+    return timeout_ms == 0;
 }
 
 Next ask(Thread& thread, i64 timeout_ms, Step step) {
@@ -63,7 +83,12 @@ i64 found_events(Thread& thread, u32 (&found)[kPollMax]) {
     result = 0;
     for (u32 i = 0; i < thread.poll_count; i++) {
         found[i] = items[i].events & (thread.poll[i].events | kError | kHangUp);
-        if (found[i] != 0) result++;
+        OpenFile* file = g_files.get(thread.poll[i].descriptor);
+        if (found[i] != 0) {
+            result++;
+        } else if ((thread.poll[i].events & kIn) != 0 && file != nullptr && file->kind == Kind::Stream && file->handle == thread.poll[i].handle) {
+            file->quiet_until = deadline_after(kQuietNs);
+        }
     }
     return result;
 }
@@ -103,7 +128,7 @@ Next system_ppoll(Thread& thread, const Arguments& a) {
         } else if (item.descriptor >= 0 && thread.poll_count == kPollMax) {
             return finish(thread, kEinval);
         } else if (item.descriptor >= 0 && (item.events & (kIn | kOut)) != 0) {
-            add_item(thread, i, *file, item.events & (kIn | kOut));
+            add_item(thread, i, static_cast<u32>(item.descriptor), *file, item.events & (kIn | kOut));
         }
         if (!reached(thread, store_user(at, item))) return thread.outcome;
     }
@@ -112,6 +137,7 @@ Next system_ppoll(Thread& thread, const Arguments& a) {
         return wait_for(thread, WaitFor::Time, nothing_polled_step,
                         timeout < 0 ? kNever : deadline_after(static_cast<u64>(timeout) * 1'000'000));
     }
+    if (all_quiet(thread, timeout)) return finish(thread, 0);
     if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
     thread.user_address = a[0];
     return ask(thread, timeout, polled_step);
@@ -176,19 +202,26 @@ Next system_pselect(Thread& thread, const Arguments& a) {
     thread.user_address = a[3];
     thread.user_bytes = a[0];
     thread.poll_count = 0;
+    Sets found = {};
+    i64 ready = 0;
     for (u32 i = 0; i < a[0]; i++) {
         const u32 events = (in_set(sets.read, i) ? kIn : 0) | (in_set(sets.write, i) ? kOut : 0);
         if (events == 0) continue;
         const OpenFile* file = g_files.get(i);
         if (file == nullptr) return finish(thread, kEbadf);
-        /* Descriptors that are always ready are not mixed with streams by any program this serves. */
-        if (at_once(file, events) != 0 || thread.poll_count == kPollMax) return finish(thread, kEinval);
-        add_item(thread, i, *file, events);
+        const u32 known = at_once(file, events);
+        if ((known & (kIn | kHangUp)) != 0 && (events & kIn) != 0) add_to_set(found.read, i), ready++;
+        if ((known & (kOut | kHangUp)) != 0 && (events & kOut) != 0) add_to_set(found.write, i), ready++;
+        if (known != 0) continue;
+        if (thread.poll_count == kPollMax) return finish(thread, kEinval);
+        add_item(thread, i, i, *file, events);
     }
+    if (ready > 0) return store_sets(thread, found, ready);
     if (thread.poll_count == 0) {
         return wait_for(thread, WaitFor::Time, nothing_selected_step,
                         timeout < 0 ? kNever : deadline_after(static_cast<u64>(timeout) * 1'000'000));
     }
+    if (all_quiet(thread, timeout)) return store_sets(thread, {}, 0);
     if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
     return ask(thread, timeout, selected_step);
 }

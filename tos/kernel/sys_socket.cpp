@@ -221,17 +221,47 @@ Next system_getsockopt(Thread& thread, const Arguments& a) {
 
 } // namespace
 
+namespace {
+
+/* user_bytes: what the program asked for; scratch[0]: the stream's handle. */
+Next received_step(Thread& thread) {
+    RpcAnswer answer;
+    const i64 result = result_of(thread, answer);
+    const u64 count = result > 0 ? static_cast<u64>(result) : 0;
+    const u64 own = min(count, thread.user_bytes);
+    /* Closed meanwhile, the descriptor may be another stream's by now. */
+    OpenFile* file = get_kind(thread.descriptor, Kind::Stream);
+    if (file != nullptr && file->handle == thread.scratch[0] && file->asking_ahead)
+        g_files.end_ahead(*file, {slot_data(thread.slot) + own, count - own});
+    if (result <= 0) {
+        drop_slot(thread);
+        return finish(thread, result);
+    }
+    return copy_to_program(thread, own);
+}
+
+} // namespace
+
 Next socket_read(Thread& thread, u64 descriptor, u64 buffer, u64 bytes, bool dont_wait) {
-    const OpenFile* file = get_kind(descriptor, Kind::Stream);
+    OpenFile* file = get_kind(descriptor, Kind::Stream);
     if (file == nullptr) return not_a(thread, descriptor);
-    bytes = min<u64>(bytes, FLEX_RPC_DATA_BYTES);
+    bytes = min<u64>(bytes, FLEX_RPC_DATA_BYTES - Files::kAheadBytes);
     if (bytes == 0) return finish(thread, 0);
     if (!reached(thread, touch(buffer, bytes, kProtectWrite))) return thread.outcome;
+    if (const Span<const u8> here = g_files.ahead(*file); here.size != 0) {
+        bytes = min(bytes, here.size);
+        if (!reached(thread, copy_to_user(buffer, here.data, bytes))) return thread.outcome;
+        g_files.take_ahead(*file, bytes);
+        return finish(thread, static_cast<i64>(bytes));
+    }
     if (!take_slot(thread)) return wait_and_restart(thread, WaitFor::Slot);
     thread.user_address = buffer;
-    thread.descriptor = kNoDescriptor;
+    thread.user_bytes = bytes;
+    thread.descriptor = g_files.begin_ahead(*file) != 0 ? descriptor : kNoDescriptor;
+    thread.scratch[0] = file->handle;
+    const u64 most = thread.descriptor == kNoDescriptor ? bytes : bytes + Files::kAheadBytes;
     const u64 timeout = dont_wait || file->nonblocking ? 0 : static_cast<u64>(file->receive_timeout_ms);
-    return post(thread, {FLEX_RPC_RECEIVE, 0, {file->handle, bytes, timeout}}, data_answer_step);
+    return post(thread, {FLEX_RPC_RECEIVE, 0, {file->handle, most, timeout}}, received_step);
 }
 
 Next socket_write(Thread& thread, u64 descriptor, u64 buffer, u64 bytes, bool dont_wait) {

@@ -41,7 +41,7 @@ enum class Next : u8 {
 using Step = Next (*)(Thread&);
 
 enum class ThreadState : u8 { Free, Ready, Running, Waiting };
-enum class WaitFor : u8 { Nothing, Futex, Time, Answer, Slot, Frames, Job, Reclaim, Flash, Npu, Service };
+enum class WaitFor : u8 { Nothing, Futex, Time, Answer, Slot, Frames, Job, Reclaim, Flash, Npu, NpuRecall, Service };
 
 constexpr u64 kNever = ~u64{0};
 
@@ -49,6 +49,7 @@ constexpr u64 kNever = ~u64{0};
 constexpr u32 kPollMax = 32;
 struct PollItem {
     u32 position; /* in the program's array, or descriptor of a select */
+    u32 descriptor;
     u32 handle;
     u32 events;
 };

@@ -150,6 +150,63 @@ TEST(Files, the_lowest_descriptor_is_given_and_none_beyond_the_table) {
     EXPECT_EQ(files->get(~u64{0}), nullptr);
 }
 
+class AheadTest : public testing::Test {
+protected:
+    AheadTest() { files.reset(); }
+    OpenFile& stream() {
+        OpenFile file;
+        file.kind = OpenFile::Kind::Stream;
+        return *files.get(static_cast<u64>(files.add(file)));
+    }
+    void bring(OpenFile& to, const std::string& bytes) {
+        ASSERT_EQ(files.begin_ahead(to), Files::kAheadBytes);
+        files.end_ahead(to, {reinterpret_cast<const u8*>(bytes.data()), bytes.size()});
+    }
+    std::string held(const OpenFile& by) {
+        const Span<const u8> span = files.ahead(by);
+        return {reinterpret_cast<const char*>(span.data), span.size};
+    }
+    std::unique_ptr<Files> memory = std::make_unique<Files>();
+    Files& files = *memory;
+};
+
+TEST_F(AheadTest, what_a_stream_brought_beyond_the_need_comes_first_and_in_order) {
+    OpenFile& a = stream();
+    OpenFile& b = stream();
+    EXPECT_EQ(held(a), "");
+    bring(a, "one two");
+    bring(b, "three");
+    EXPECT_EQ(files.begin_ahead(a), 0u) << "nothing more is asked for while some is there";
+    files.take_ahead(a, 4);
+    EXPECT_EQ(held(a), "two");
+    files.take_ahead(a, 3);
+    EXPECT_EQ(held(a), "");
+    EXPECT_EQ(held(b), "three");
+    bring(a, std::string(2 * Files::kAheadBytes, 'x'));
+    EXPECT_EQ(held(a), std::string(Files::kAheadBytes, 'x')) << "no more than there is room";
+}
+
+TEST_F(AheadTest, only_one_call_of_a_stream_asks_for_more_and_one_that_brings_nothing_keeps_nothing) {
+    OpenFile& a = stream();
+    EXPECT_NE(files.begin_ahead(a), 0u);
+    EXPECT_EQ(files.begin_ahead(a), 0u);
+    files.end_ahead(a, {});
+    EXPECT_NE(files.begin_ahead(a), 0u);
+}
+
+TEST_F(AheadTest, closing_frees_it_and_streams_beyond_the_buffers_do_without) {
+    std::vector<OpenFile*> all;
+    for (OpenFile* one = &stream(); files.begin_ahead(*one) != 0; one = &stream()) all.push_back(one);
+    ASSERT_FALSE(all.empty());
+    ASSERT_LT(all.size(), Files::kMax);
+    OpenFile& last = stream();
+    EXPECT_EQ(files.begin_ahead(last), 0u);
+    EXPECT_EQ(held(last), "");
+    files.close(3); // the first of all
+    EXPECT_NE(files.begin_ahead(last), 0u);
+    EXPECT_EQ(held(stream()), "") << "the descriptor's next stream finds nothing of the one before";
+}
+
 TEST(Futex, wakes_in_order_by_address_and_bits) {
     FutexQueue<8> queue;
     queue.wait(1, 0x1000, ~u32{0});
