@@ -169,6 +169,28 @@ TEST_F(NpuTest, both_worlds_use_it_in_turn_and_neither_starves) {
     expect_unharmed();
 }
 
+/// Each call, and each way between the worlds, takes time from who computes: in QEMU every such way empties the TLBs.
+TEST_F(NpuTest, a_token_takes_few_calls_of_the_trusted_os_and_an_answer_few_of_linux) {
+    attack::Query query = target().reference_query();
+    query.extra = R"("npu":"on")";
+    ASSERT_TRUE(target().api().complete(query).ok); // it holds the NPU and the connection
+    constexpr std::uint64_t kAnswers = 10;
+    const auto counts = [] { return std::pair(target().stat("tos/syscalls"), target().stat("tos/rpcs")); };
+    const auto [calls_before, rpcs_before] = counts();
+    std::uint64_t tokens = 0;
+    for (std::uint64_t i = 0; i < kAnswers; ++i) {
+        const attack::Completion answer = target().api().complete(query);
+        ASSERT_TRUE(answer.same_as(target().reference())) << answer.error << answer.text;
+        tokens += answer.tokens.size();
+    }
+    const auto [calls, rpcs] = counts();
+    std::cout << tokens << " tokens, " << calls - calls_before << " calls of the trusted OS, " << rpcs - rpcs_before
+              << " of Linux\n";
+    EXPECT_GT(tokens, 10 * kAnswers);
+    EXPECT_LT(calls - calls_before, 15 * tokens) << "60 it was when the program asked for the time with a call";
+    EXPECT_LT(rpcs - rpcs_before, 40 * kAnswers);
+}
+
 TEST_F(NpuTest, its_process_ends_with_qemu_and_a_boot_without_it_fails) {
     platform::Device device(platform::device_folder("npu-only"));
     platform::MachineOptions options = machine_options();
