@@ -48,10 +48,8 @@ enum flex_syscall {
     FLEX_SYS_MEM_ADDRESSES = 4107
 };
 
-enum flex_npu_wait {
-    FLEX_NPU_WAIT_ANY = 0,
-    FLEX_NPU_WAIT_RECALL = 1 /* interrupts do not end the wait, and are left to whoever waits for them */
-};
+/* RECALL: interrupts do not end the wait, and are left to whoever waits for them. */
+enum flex_npu_wait { FLEX_NPU_WAIT_ANY = 0, FLEX_NPU_WAIT_RECALL = 1 };
 
 struct flex_npu_grant {
     flex_u64 registers; /* where the BAR is mapped, Device memory */

@@ -95,7 +95,7 @@ Status allocate_all(BatchState& s) {
 } // namespace
 
 BatchState::BatchState(const Model& m, ThreadPool& p, const BatchOptions& o)
-    : model(m), pool(p), options(o), first_reads(m.shape().layers + 1) {}
+    : model(m), pool(p), options(o), rope_positions(o.rows, ~0u), first_reads(m.shape().layers + 1) {}
 BatchState::~BatchState() = default;
 
 Batch::Batch(std::unique_ptr<BatchState> state) : state_(std::move(state)) {}

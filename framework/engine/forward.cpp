@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <initializer_list>
+#include <utility>
 
 #include "engine/attention.h"
 #include "engine/kernels/exact.h"
@@ -171,6 +172,8 @@ void rope_tables(BatchState& state, std::span<const Row> rows) {
     const double magnitude =
         shape.rope_yarn ? shape.yarn_attention * (1.0 + 0.1 * std::log(shape.rope_scale)) : 1.0;
     const auto angles = [&](std::size_t t, unsigned) {
+        // Most passes of a prompt's beginning have the positions of the last one's.
+        if (std::exchange(state.rope_positions[t], rows[t].position) == rows[t].position) return;
         auto theta = static_cast<float>(rows[t].position);
         for (std::size_t i = 0; i < pairs; ++i) {
             const float kept = theta / (factors != nullptr ? factors[i] : 1.0F);

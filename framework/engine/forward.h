@@ -102,6 +102,7 @@ struct BatchState {
     std::vector<Row> rows;     // of the pass
     std::vector<float> logits; // [sessions that want them][vocabulary]
     BatchTimings timings;
+    std::vector<std::uint32_t> rope_positions; // of the rows of cos and sin; all ones: none yet
     /// [layers + 1] of each layer and the head, as it was when last computed with: no more than a hint of
     /// where the next pass will read, since by now the stage may be elsewhere or gone.
     std::vector<FirstReads> first_reads;
@@ -117,7 +118,7 @@ struct BatchState {
 Status acquire_stage(BatchState& state, Stage stage);
 void release_stage(BatchState& state, Stage stage);
 
-/// Fills in cos and sin for these rows. Stage 0 is held.
+/// Fills in cos and sin for these rows, as far as they are not there from an earlier pass. Stage 0 is held.
 void rope_tables(BatchState& state, std::span<const Row> rows);
 
 /// Nobody wants the result of the pass any more.

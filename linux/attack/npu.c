@@ -365,10 +365,11 @@ static void running(struct report *r, char *arguments)
 		raw_job_wait(&job, page, 1, FLEX_NPU_WAIT_US_MAX);
 		raw_job_signal(&job, page, EVIL);
 		raw_submit(&n, 1, &job);
-		raw_job_signal(&next, raw_job_page(&n, &next, page_to_phys(own)), EVIL);
-		raw_submit(&n, 2, &next);
 		for (i = 0; i < 100 && !(raw_read(&n, FLEX_NPU_REG_STATUS) & 1); i++)
 			msleep(10);
+		/* Queues are served in turn: before the first one runs, this one could come first and end its wait. */
+		raw_job_signal(&next, raw_job_page(&n, &next, page_to_phys(own)), EVIL);
+		raw_submit(&n, 2, &next);
 		result = raw_result(&n, 1, 1);
 		if (result || !(raw_read(&n, FLEX_NPU_REG_STATUS) & 1))
 			failed(r, "no job runs (status %d)", result ? result->status : -1);
