@@ -22,6 +22,7 @@ static DEFINE_SPINLOCK(ask_lock);
 static unsigned long asked_frames;	/* still to come */
 static u64 asked_since;			/* ns: when the first of them was asked for */
 static unsigned long last_news;		/* jiffies of the last ask or frame that came */
+static unsigned long last_ask;		/* jiffies */
 static u64 asked_bytes_ever;
 
 u64 flex_reclaim_asked_bytes(void)
@@ -41,6 +42,10 @@ static int ask(unsigned long frames)
 	if ((s64)res.a0 < 0)
 		return flex_errno(res.a0);
 	spin_lock_irqsave(&ask_lock, flags);
+	/* What never came of an earlier ask is not this one's; what comes meanwhile, for whatever reason, keeps none alive. */
+	if (jiffies - last_ask > FLEX_ASK_PATIENCE)
+		asked_frames = 0;
+	last_ask = jiffies;
 	if (!asked_frames)
 		asked_since = start;
 	asked_frames += frames;

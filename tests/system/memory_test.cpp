@@ -52,6 +52,16 @@ TEST_F(MemoryTest, an_absurd_reclaim_is_refused) {
     expect_unharmed();
 }
 
+TEST_F(MemoryTest, what_an_ask_did_not_get_is_not_added_to_a_later_one) {
+    expect_unharmed();
+    ASSERT_TRUE(target().drop_models()); // asks for all that is lent, of which the program needs some itself
+    std::this_thread::sleep_for(3s);     // README of linux/: after 2 s it is given up
+    expect_unharmed();                   // the model is in memory again
+    const std::uint64_t met = target().stat("cost/asks_met");
+    target().exec("echo 1048576 > /sys/class/misc/flexserve/reclaim");
+    EXPECT_TRUE(wait_until([&] { return target().stat("cost/asks_met") > met; })) << "1 MiB came, or did not, but more was waited for";
+}
+
 TEST_F(MemoryTest, a_model_that_went_leaves_little_behind) {
     // What the program holds: the trusted OS may keep some adopted frames in store.
     const auto held = [] { return target().stat("monitor/frames_adopted") - target().stat("tos/pool_frames"); };
