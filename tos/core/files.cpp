@@ -26,7 +26,7 @@ i64 Files::add(const OpenFile& file) {
 }
 
 u32 Files::begin_ahead(OpenFile& stream) {
-    if (stream.asking_ahead || stream.ahead != 0) return 0;
+    if (stream.ahead != 0) return 0;
     for (u32 i = 0; i < kAheads; i++) {
         if (ahead_[i].used) continue;
         ahead_[i].used = true;
