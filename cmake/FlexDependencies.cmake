@@ -21,7 +21,9 @@ endif()
 
 add_library(flex_httplib INTERFACE)
 target_include_directories(flex_httplib SYSTEM INTERFACE ${FLEX_TARGET_DIR}/httplib)
-target_compile_definitions(flex_httplib INTERFACE CPPHTTPLIB_OPENSSL_SUPPORT CPPHTTPLIB_USE_POLL)
+# Between requests it looks so often (us) whether the server is to stop; in the device each look is an RPC, its default 100 a second.
+target_compile_definitions(flex_httplib INTERFACE CPPHTTPLIB_OPENSSL_SUPPORT CPPHTTPLIB_USE_POLL
+    CPPHTTPLIB_KEEPALIVE_TIMEOUT_CHECK_INTERVAL_USECOND=200000)
 target_link_libraries(flex_httplib INTERFACE flex_openssl Threads::Threads)
 
 # Header-only, so the host's package serves both; a folder of its own because /usr/include must not reach the cross compiler.

@@ -42,8 +42,10 @@ int run(const std::string& command, int socket) {
     posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_adddup2(&actions, socket, STDOUT_FILENO);
     posix_spawn_file_actions_adddup2(&actions, socket, STDERR_FILENO);
-    std::string shell = "/bin/sh", option = "-c", text = command;
-    char* arguments[] = {shell.data(), option.data(), text.data(), nullptr};
+    // Nothing may take the agent for want of memory (init), but what runs for others is not so dear.
+    std::string shell = "/bin/sh", option = "-c", name = "sh", text = command;
+    std::string line = "read a </proc/self/oom_score_adj; [ \"$a\" != -1000 ] || echo -900 >/proc/self/oom_score_adj; eval \"$1\"";
+    char* arguments[] = {shell.data(), option.data(), line.data(), name.data(), text.data(), nullptr};
     // The agent ignores SIGPIPE; a shell's children rely on it.
     posix_spawnattr_t attributes;
     posix_spawnattr_init(&attributes);

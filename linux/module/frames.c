@@ -114,9 +114,22 @@ static long pages_at_hand(void)
 	return pages;
 }
 
+/* What Linux sets aside for a while because memory came to be in pieces (vm.watermark_boost_factor): MemAvailable does not know of it. */
+static unsigned long pages_set_aside(void)
+{
+	unsigned long pages = 0;
+	int node, i;
+
+	for_each_online_node(node) {
+		for (i = 0; i < MAX_NR_ZONES; i++)
+			pages += READ_ONCE(NODE_DATA(node)->node_zones[i].watermark_boost);
+	}
+	return pages;
+}
+
 static bool linux_can_spare(unsigned long pages)
 {
-	const long wanted = pages + (reserve_mib << (20 - PAGE_SHIFT));
+	const long wanted = pages + pages_set_aside() + (reserve_mib << (20 - PAGE_SHIFT));
 	const long available = si_mem_available();
 
 	return available > wanted || available + pages_at_hand() > wanted;
